@@ -1,0 +1,145 @@
+"""Sandboxes for agents: an async client on asyncio and trio, a sans-IO core, a sync facade, and a server.
+
+    from sandbox_aio import AsyncSandboxClient
+
+    async with AsyncSandboxClient() as client, client.sandbox(snapshot_id=...) as sandbox:
+        result = await sandbox.run("echo hi")
+
+Importing this package loads the errors and the data classes only. A client, and the network libraries below it, are loaded
+when they are first named, so that `sandbox_aio.protocol` can be used without them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ClientClosedError,
+    CommandTimeoutError,
+    DataplaneNotConfiguredError,
+    EmbeddedServerError,
+    ForkedClientError,
+    LocalProtocolError,
+    QuotaExceededError,
+    RemoteProtocolError,
+    RequestTimeoutError,
+    ResourceAlreadyExistsError,
+    ResourceCreationError,
+    ResourceInUseError,
+    ResourceNameConflictError,
+    ResourceNotFoundError,
+    ResourceTimeoutError,
+    SandboxAPIError,
+    SandboxAuthenticationError,
+    SandboxClientError,
+    SandboxConnectionError,
+    SandboxConnectTimeoutError,
+    SandboxNotReadyError,
+    SandboxOperationError,
+    SandboxRetryableConnectionError,
+    SandboxServerReloadError,
+    SandboxTokenVerificationError,
+    TunnelConnectionRefusedError,
+    TunnelError,
+    TunnelPortNotAllowedError,
+    TunnelUnsupportedVersionError,
+    ValidationError,
+)
+from .models import (
+    ExecutionResult,
+    FileChunk,
+    FileInfo,
+    FileStat,
+    GlobResult,
+    GrepMatch,
+    GrepResult,
+    OutputChunk,
+    ResourceStatus,
+    RunConfig,
+    SandboxRecord,
+    Snapshot,
+    SnapshotTag,
+)
+
+if TYPE_CHECKING:
+    from .client.client import AsyncSandboxClient
+    from .client.command import AsyncCommandHandle
+    from .client.sandbox import AsyncSandbox
+    from .sync import CommandHandle, Sandbox, SandboxClient
+
+__all__ = [
+    "AsyncCommandHandle",
+    "AsyncSandbox",
+    "AsyncSandboxClient",
+    "ClientClosedError",
+    "CommandHandle",
+    "CommandTimeoutError",
+    "DataplaneNotConfiguredError",
+    "EmbeddedServerError",
+    "ExecutionResult",
+    "FileChunk",
+    "FileInfo",
+    "FileStat",
+    "ForkedClientError",
+    "GlobResult",
+    "GrepMatch",
+    "GrepResult",
+    "LocalProtocolError",
+    "OutputChunk",
+    "QuotaExceededError",
+    "RemoteProtocolError",
+    "RequestTimeoutError",
+    "ResourceAlreadyExistsError",
+    "ResourceCreationError",
+    "ResourceInUseError",
+    "ResourceNameConflictError",
+    "ResourceNotFoundError",
+    "ResourceStatus",
+    "ResourceTimeoutError",
+    "RunConfig",
+    "Sandbox",
+    "SandboxAPIError",
+    "SandboxAuthenticationError",
+    "SandboxClient",
+    "SandboxClientError",
+    "SandboxConnectTimeoutError",
+    "SandboxConnectionError",
+    "SandboxNotReadyError",
+    "SandboxOperationError",
+    "SandboxRecord",
+    "SandboxRetryableConnectionError",
+    "SandboxServerReloadError",
+    "SandboxTokenVerificationError",
+    "Snapshot",
+    "SnapshotTag",
+    "TunnelConnectionRefusedError",
+    "TunnelError",
+    "TunnelPortNotAllowedError",
+    "TunnelUnsupportedVersionError",
+    "ValidationError",
+]
+
+_LAZY = {
+    "AsyncCommandHandle": ".client.command",
+    "AsyncSandbox": ".client.sandbox",
+    "AsyncSandboxClient": ".client.client",
+    "CommandHandle": ".sync",
+    "Sandbox": ".sync",
+    "SandboxClient": ".sync",
+}
+"""Where the names that need the network live."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a client when it is first named (PEP 562)."""
+    home = _LAZY.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

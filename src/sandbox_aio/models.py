@@ -1,0 +1,413 @@
+"""The values that users see: what a sandbox, a snapshot, a command's result and a file look like.
+
+All classes are immutable and can be built by position. `from_dict` reads the service's JSON (wire protocol, sections
+1.6, 1.10, 4 and 7.4): unknown members are ignored, missing ones and nulls take the default, and a member of a wrong type
+is a `RemoteProtocolError` that names it. Sizes are in bytes, durations in seconds, timestamps RFC 3339 strings in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, overload
+
+import attrs
+
+from .errors import RemoteProtocolError
+
+__all__ = [
+    "ExecutionResult",
+    "FileChunk",
+    "FileInfo",
+    "FileStat",
+    "GlobResult",
+    "GrepMatch",
+    "GrepResult",
+    "OutputChunk",
+    "ResourceStatus",
+    "RunConfig",
+    "SandboxRecord",
+    "Snapshot",
+    "SnapshotTag",
+]
+
+T = TypeVar("T")
+
+
+class _Members:
+    """Reads the members of one JSON object, and names the member that is wrong."""
+
+    def __init__(self, data: object, what: str) -> None:
+        if not isinstance(data, Mapping):
+            raise RemoteProtocolError(f"the server sent {data!r:.80} where a {what} was expected")
+        self._data: Mapping[Any, Any] = data
+        self._what = what
+
+    def _get(self, name: str, kind: type[T]) -> T | None:
+        value = self._data.get(name)
+        if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+            return value
+        raise RemoteProtocolError(
+            f"the server sent a {self._what} whose {name!r} is {value!r:.80}, not {kind.__name__}"
+        )
+
+    @overload
+    def text(self, name: str) -> str | None: ...
+    @overload
+    def text(self, name: str, default: str) -> str: ...
+    def text(self, name: str, default: str | None = None) -> str | None:
+        value = self._get(name, str)
+        return default if value is None else value
+
+    @overload
+    def number(self, name: str) -> int | None: ...
+    @overload
+    def number(self, name: str, default: int) -> int: ...
+    def number(self, name: str, default: int | None = None) -> int | None:
+        value = self._data.get(name)
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        value = self._get(name, int)
+        return default if value is None else value
+
+    def flag(self, name: str) -> bool | None:
+        return self._get(name, bool)
+
+    def required_text(self, name: str) -> str:
+        value = self._get(name, str)
+        if not value:
+            raise RemoteProtocolError(f"the server sent a {self._what} without {name!r}")
+        return value
+
+    def list_of(self, name: str, read: Callable[[Any], T]) -> list[T]:
+        return [read(item) for item in self._get(name, list) or ()]
+
+    def texts(self, name: str) -> dict[str, str] | None:
+        value = self._get(name, dict)
+        if value is None:
+            return None
+        members = _Members(value, f"{self._what}'s {name}")
+        return {key: members.text(key, "") for key in value}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise RemoteProtocolError(f"the server sent {value!r:.80} where a text was expected")
+    return value
+
+
+@attrs.frozen
+class OutputChunk:
+    """A piece of a command's output."""
+
+    stream: Literal["stdout", "stderr"]
+    data: str
+    """Whole characters, never empty."""
+    offset: int = 0
+    """Position in the stream of its first byte, in bytes of UTF-8."""
+
+
+@attrs.frozen
+class ExecutionResult:
+    """How a command ended, and all that it wrote."""
+
+    stdout: str
+    stderr: str
+    exit_code: int
+    """What the command returned; 128 + n if signal n ended it."""
+    killed: bool = attrs.field(default=False, kw_only=True)
+    """Whether this client killed it."""
+    stdout_dropped_bytes: int = attrs.field(default=0, kw_only=True)
+    """Bytes that `stdout` lacks: overwritten in the sandbox before they were read, or over the caller's limit."""
+    stderr_dropped_bytes: int = attrs.field(default=0, kw_only=True)
+
+    @property
+    def success(self) -> bool:
+        """Whether the exit code is 0."""
+        return self.exit_code == 0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExecutionResult:
+        """Read the answer of `POST /execute`. Without an `exit_code` it is -1."""
+        members = _Members(data, "result of a command")
+        return cls(members.text("stdout", ""), members.text("stderr", ""), members.number("exit_code", -1))
+
+
+@attrs.frozen
+class RunConfig:
+    """Who runs a command, where, and with which variables; None leaves it to the layer below (section 1.12)."""
+
+    user: str | None = None
+    """`name`, `uid`, `name:group` or `uid:gid`."""
+    work_dir: str | None = None
+    """An absolute path."""
+    env_vars: Mapping[str, str] | None = None
+    """Merged over those of the layer below."""
+
+    def to_payload(self) -> dict[str, Any]:
+        """The JSON object, without what is None."""
+        payload: dict[str, Any] = {}
+        if self.user is not None:
+            payload["user"] = self.user
+        if self.work_dir is not None:
+            payload["work_dir"] = self.work_dir
+        if self.env_vars is not None:
+            payload["env_vars"] = dict(self.env_vars)
+        return payload
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunConfig:
+        """Read the service's JSON object."""
+        members = _Members(data, "run_config")
+        return cls(members.text("user"), members.text("work_dir"), members.texts("env_vars"))
+
+
+def _run_config(data: Mapping[str, Any]) -> RunConfig | None:
+    value = data.get("run_config")
+    return None if value is None else RunConfig.from_dict(value)
+
+
+@attrs.frozen
+class ResourceStatus:
+    """Where a sandbox is in its life: `provisioning`, `ready`, `failed`, `stopped` or `deleting`."""
+
+    status: str
+    status_message: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ResourceStatus:
+        """Read the service's JSON object. Without a status it counts as `provisioning`."""
+        members = _Members(data, "status")
+        return cls(members.text("status", "provisioning"), members.text("status_message"))
+
+
+@attrs.frozen
+class Snapshot:
+    """A file system that sandboxes start from (wire protocol, section 1.10)."""
+
+    id: str
+    name: str
+    status: str
+    """`building`, `ready`, `failed` or `deleting`."""
+    fs_capacity_bytes: int
+    docker_image: str | None = None
+    image_digest: str | None = None
+    source_sandbox_id: str | None = None
+    status_message: str | None = None
+    fs_used_bytes: int | None = None
+    created_by: str | None = None
+    registry_id: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    tags: list[str] = attrs.field(factory=list)
+    """Empty when no tag points here any more."""
+    run_config: RunConfig | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Snapshot:
+        """Read the service's JSON object. Without a status it counts as `building`."""
+        members = _Members(data, "snapshot")
+        return cls(
+            id=members.required_text("id"),
+            name=members.text("name", ""),
+            status=members.text("status", "building"),
+            fs_capacity_bytes=members.number("fs_capacity_bytes", 0),
+            docker_image=members.text("docker_image"),
+            image_digest=members.text("image_digest"),
+            source_sandbox_id=members.text("source_sandbox_id"),
+            status_message=members.text("status_message"),
+            fs_used_bytes=members.number("fs_used_bytes"),
+            created_by=members.text("created_by"),
+            registry_id=members.text("registry_id"),
+            created_at=members.text("created_at"),
+            updated_at=members.text("updated_at"),
+            tags=members.list_of("tags", _text),
+            run_config=_run_config(data),
+        )
+
+
+@attrs.frozen
+class SnapshotTag:
+    """A tag of a snapshot's name, and what it points at."""
+
+    tag: str
+    snapshot_id: str
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SnapshotTag:
+        """Read the service's JSON object."""
+        members = _Members(data, "snapshot tag")
+        return cls(members.required_text("tag"), members.required_text("snapshot_id"))
+
+
+@attrs.frozen
+class FileInfo:
+    """A file or directory that `glob` or `ls` found."""
+
+    path: str
+    """Absolute."""
+    is_dir: bool = False
+    size_bytes: int = 0
+    modified_at: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FileInfo:
+        """Read the service's JSON object."""
+        members = _Members(data, "file")
+        return cls(
+            members.text("path", ""),
+            members.flag("is_dir") or False,
+            members.number("size_bytes", 0),
+            members.text("modified_at"),
+        )
+
+
+@attrs.frozen
+class GlobResult:
+    """What `glob` or `ls` found, in lexical order. Iterable and sized."""
+
+    matches: list[FileInfo] = attrs.field(factory=list)
+    truncated: bool = False
+    """Whether there is more than the limit or the deadline let through."""
+
+    def __iter__(self) -> Iterator[FileInfo]:
+        return iter(self.matches)
+
+    def __len__(self) -> int:
+        return len(self.matches)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GlobResult:
+        """Read the service's JSON object."""
+        members = _Members(data, "list of files")
+        return cls(members.list_of("matches", FileInfo.from_dict), members.flag("truncated") or False)
+
+
+@attrs.frozen
+class GrepMatch:
+    """A line that `grep` found."""
+
+    path: str
+    line: int
+    """Counted from 1."""
+    text: str
+    """The line without its terminator."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GrepMatch:
+        """Read the service's JSON object."""
+        members = _Members(data, "line")
+        return cls(members.text("path", ""), members.number("line", 0), members.text("text", ""))
+
+
+@attrs.frozen
+class GrepResult:
+    """What `grep` found. Iterable and sized."""
+
+    matches: list[GrepMatch] = attrs.field(factory=list)
+    truncated: bool = False
+    """Whether there is more than the limit or the deadline let through."""
+
+    def __iter__(self) -> Iterator[GrepMatch]:
+        return iter(self.matches)
+
+    def __len__(self) -> int:
+        return len(self.matches)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GrepResult:
+        """Read the service's JSON object."""
+        members = _Members(data, "list of lines")
+        return cls(members.list_of("matches", GrepMatch.from_dict), members.flag("truncated") or False)
+
+
+@attrs.frozen
+class FileStat:
+    """What is known of a file without reading it."""
+
+    size_bytes: int
+    etag: str | None = None
+    """Changes whenever the content changes; quoted as on the wire."""
+    last_modified: str | None = None
+    content_type: str | None = None
+
+
+@attrs.frozen
+class FileChunk:
+    """A part of a file, from `read_range` (wire protocol, section 4.2)."""
+
+    content: bytes
+    etag: str | None = None
+    total_bytes: int | None = None
+    """The size of the whole file, when the sandbox told it."""
+    start: int = 0
+    """Position of the first byte of `content` in the file."""
+    partial: bool = False
+    """False: `content` is the whole file."""
+    unchanged: bool = False
+    """The file still has the ETag given as `if_none_match`; `content` is empty."""
+    last_modified: str | None = None
+
+    @property
+    def end(self) -> int:
+        """Position just after the last byte of `content`."""
+        return self.start + len(self.content)
+
+
+def _access_delegation(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Only an explicit, non-empty delegation counts (wire protocol, section 1.6)."""
+    value = data.get("access_delegation")
+    if isinstance(value, Mapping) and value.get("mode") == "EXPLICIT":
+        permissions = value.get("permissions")
+        if isinstance(permissions, list) and permissions:
+            return {"mode": "EXPLICIT", "permissions": [_text(permission) for permission in permissions]}
+    return None
+
+
+@attrs.frozen
+class SandboxRecord:
+    """A sandbox as the service described it at one moment (wire protocol, section 1.6)."""
+
+    name: str
+    dataplane_url: str | None = None
+    id: str | None = None
+    status: str = "ready"
+    status_message: str | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
+    idle_ttl_seconds: int | None = None
+    delete_after_stop_seconds: int | None = None
+    stopped_at: str | None = None
+    snapshot_id: str | None = None
+    vcpus: float | None = None
+    mem_bytes: int | None = None
+    fs_capacity_bytes: int | None = None
+    run_config: RunConfig | None = None
+    access_delegation: dict[str, Any] | None = None
+    preserve_memory_on_stop: bool | None = None
+    labels: dict[str, str] | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SandboxRecord:
+        """Read the service's JSON object. Only `name` must be there; without a status it counts as `ready`."""
+        members = _Members(data, "sandbox")
+        vcpus = data.get("vcpus")
+        return cls(
+            name=members.required_text("name"),
+            dataplane_url=members.text("dataplane_url"),
+            id=members.text("id"),
+            status=members.text("status", "ready"),
+            status_message=members.text("status_message"),
+            created_at=members.text("created_at"),
+            updated_at=members.text("updated_at"),
+            idle_ttl_seconds=members.number("idle_ttl_seconds"),
+            delete_after_stop_seconds=members.number("delete_after_stop_seconds"),
+            stopped_at=members.text("stopped_at"),
+            snapshot_id=members.text("snapshot_id"),
+            vcpus=vcpus if isinstance(vcpus, float) else members.number("vcpus"),
+            mem_bytes=members.number("mem_bytes"),
+            fs_capacity_bytes=members.number("fs_capacity_bytes"),
+            run_config=_run_config(data),
+            access_delegation=_access_delegation(data),
+            preserve_memory_on_stop=members.flag("preserve_memory_on_stop"),
+            labels=members.texts("labels"),
+        )
