@@ -1,0 +1,70 @@
+"""A process that holds one client and does workloads on request, so that the variants do not warm or tire each other.
+
+`python -m benchmarks.worker SDK --endpoint URL` reads one job a line from standard input, `{"workload": name,
+"arguments": {...}}`, and answers each with a line, `{"value": number}`. After the first `{"error": text}` it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import sys
+import warnings
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from benchmarks.workloads import WORKLOADS, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SDKS = {"official": "langsmith.sandbox", "ours": "sandbox_aio"}
+API_KEY = "benchmark"
+
+
+@asynccontextmanager
+async def subject(sdk: str, endpoint: str) -> AsyncIterator[Subject | None]:
+    """Open the client that is called `sdk`; `none` gives None, for workloads that measure the machine itself."""
+    if sdk == "none":
+        yield None
+        return
+    module = importlib.import_module(SDKS[sdk])
+    async with module.AsyncSandboxClient(api_endpoint=endpoint, api_key=API_KEY) as client:
+        yield Subject(sdk=module, client=client, sandbox=await client.get_sandbox("stub"))
+
+
+async def serve(sdk: str, endpoint: str) -> None:
+    """Do the jobs that arrive on standard input, one after another, until it ends."""
+    async with subject(sdk, endpoint) as opened:
+        while line := await anyio.to_thread.run_sync(sys.stdin.readline):
+            job = json.loads(line)
+            gc.collect()
+            value = await WORKLOADS[job["workload"]](opened, **job["arguments"])
+            print(json.dumps({"value": value}), flush=True)
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker", description=__doc__)
+    parser.add_argument("sdk", choices=[*SDKS, "none"])
+    parser.add_argument("--endpoint", default="")
+    parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--without-msgspec", action="store_true", help="behave as if msgspec were not installed")
+    options = parser.parse_args()
+    if options.without_msgspec:
+        sys.modules["msgspec"] = None  # type: ignore[assignment]  # makes `import msgspec` raise ImportError
+    warnings.simplefilter("ignore")
+    try:
+        anyio.run(serve, options.sdk, options.endpoint, backend=options.backend)
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
