@@ -1,0 +1,87 @@
+# `make demo` and `make test` set up all that they need, on a Debian or Ubuntu machine with only git and make.
+# `make help` lists the targets. Everything is kept in .venv, build and the two node_modules; `make clean` removes it.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench deps format gen clean check-gen test-protocol test-rest constraints
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install --constraint tools/constraints.txt
+SOURCES = $(shell find src -name '*.py' -o -name py.typed)
+TYPESCRIPT := $(wildcard tests/official/typescript/package-lock.json)
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,tools/package-lock.json $(TYPESCRIPT))
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.runtime ## watch commands run in sandboxes, in async and in sync Python
+	@.venv/bin/python examples/demo.py
+
+test: lint types check-gen test-protocol test-rest ## run every check: lint, types, generated files, all tests on the built wheel
+
+test-protocol: .venv/.tools | build
+	.venv/bin/python -m coverage run -m pytest tests/protocol
+	.venv/bin/python -m coverage report
+
+test-rest: build/wheel/.installed $(NODE_MODULES)
+	build/wheel/venv/bin/python -P -m pytest --ignore=tests/protocol
+
+lint: .venv/.tools ## check style and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/.tools build/wheel/.installed $(NODE_MODULES) ## check types: mypy strict, and pyright on the wheel's public API
+	.venv/bin/mypy
+	.venv/bin/python tools/verify_types.py build/wheel/venv/bin/python
+
+bench: .venv/.tools ## compare speed with the official client
+	.venv/bin/python -m benchmarks
+
+deps: ## install what needs root (with apt), if anything is missing
+	tools/install_system.sh
+
+format: .venv/.tools ## format the sources
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+gen: .venv/.tools ## write the generated files anew: the sync facade and the state diagrams
+	.venv/bin/python tools/gen_sync.py
+	.venv/bin/python tools/draw_states.py
+
+check-gen: .venv/.tools
+	.venv/bin/python tools/gen_sync.py --check
+	.venv/bin/python tools/draw_states.py --check
+
+constraints: .venv/.tools ## write tools/constraints.txt anew, with the newest version of everything
+	.venv/bin/python tools/pin_versions.py
+
+clean: ## remove everything that make has made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tools/node_modules tests/official/typescript/node_modules
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# What the demo and a user need, and then what the checks need. A stamp is as old as what it was made from.
+
+.venv/bin/python:
+	tools/install_system.sh
+	$$(tools/find_python.sh) -m venv --clear .venv
+
+.venv/.runtime: pyproject.toml tools/constraints.txt | .venv/bin/python
+	$(PIP) pip
+	$(PIP) --editable '.[server,trio]'
+	@touch $@
+
+.venv/.tools: .venv/.runtime
+	$(PIP) --group test --group lint
+	@touch $@
+
+build:
+	@mkdir -p $@
+
+build/wheel/.installed: $(SOURCES) pyproject.toml README.md LICENSE .venv/.tools tools/install_wheel.py
+	.venv/bin/python tools/install_wheel.py build/wheel
+	@touch $@
+
+%/node_modules/.package-lock.json: %/package-lock.json .venv/.tools
+	cd $* && npm ci --silent --no-audit --no-fund
+	@touch $@
