@@ -23,6 +23,7 @@ __all__ = [
     "GrepMatch",
     "GrepResult",
     "OutputChunk",
+    "OutputGap",
     "ResourceStatus",
     "RunConfig",
     "SandboxRecord",
@@ -104,6 +105,17 @@ class OutputChunk:
     """Whole characters, never empty."""
     offset: int = 0
     """Position in the stream of its first byte, in bytes of UTF-8."""
+
+
+@attrs.frozen
+class OutputGap(OutputChunk):
+    """Output that was lost: the sandbox's buffer had overwritten it before it could be read.
+
+    Comes in the place of the lost output, with empty `data`, so that a loop over chunks that knows nothing of gaps goes on.
+    """
+
+    missing_bytes: int = attrs.field(kw_only=True)
+    """How much is lost. The next chunk of the stream begins at `offset + missing_bytes`."""
 
 
 @attrs.frozen
