@@ -1,8 +1,9 @@
 """Build the wheel and install it, and nothing else of this checkout, into a virtual environment of its own.
 
-Run it by the environment that has the development tools. The new environment sees the other packages of that one through
-a path file, which is read without the path files in *that* directory: the editable install there, and with it ``src/``,
-stays out of reach. So whatever is imported as ``sandbox_aio`` came out of the wheel. It takes two seconds and no network.
+Run it by the environment that has the development tools. The new environment sees the other packages of that one
+through a path file, which is read without the path files in *that* directory: the editable install there, and with it
+``src/``, stays out of reach. So whatever is imported as ``sandbox_aio`` came out of the wheel. It takes a second and
+no network.
 
 Usage: ``python tools/install_wheel.py FOLDER`` makes ``FOLDER/dist/*.whl`` and ``FOLDER/venv``.
 """
@@ -36,11 +37,8 @@ def make_environment(environment: Path, wheel: Path) -> None:
     python = environment / "bin/python"
     site_packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(environment)}))
     (site_packages / "development.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
-        + ["install", "--no-deps", "--no-index", "--ignore-installed", wheel],
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python)]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)], check=True)
 
 
 def main() -> None:
