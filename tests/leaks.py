@@ -8,7 +8,6 @@ the first count, so a server shared by a module is not taken for a leak.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from pathlib import Path

@@ -4,8 +4,8 @@ Every table `NAME_TRANSITIONS` in `sandbox_aio/protocol/states.py` becomes `docs
 what each state means, which is the docstring below its member. A state that no other leads to is drawn as a beginning,
 one that allows nothing as an end.
 
-Usage: ``python tools/draw_states.py`` writes the files. With ``--check`` it writes nothing, prints what differs and exits
-with 1 if anything does, a file that no table accounts for included.
+Usage: ``python tools/draw_states.py`` writes the files. With ``--check`` it writes nothing, prints what differs and
+exits with 1 if anything does, a file that no table accounts for included.
 """
 
 from __future__ import annotations
