@@ -17,17 +17,23 @@ from typing import TypeVar
 from ..errors import LocalProtocolError
 
 __all__ = [
+    "ATTACHMENT_TRANSITIONS",
     "COMMAND_TRANSITIONS",
     "INPUT_TRANSITIONS",
     "KILL_TRANSITIONS",
+    "SESSION_TRANSITIONS",
     "TERMINAL_COMMAND_STATES",
     "WEBSOCKET_TRANSITIONS",
+    "AttachmentInput",
+    "AttachmentState",
     "CommandInput",
     "CommandState",
     "InputInput",
     "InputState",
     "KillInput",
     "KillState",
+    "SessionInput",
+    "SessionState",
     "WebSocketInput",
     "WebSocketState",
     "step",
@@ -230,4 +236,94 @@ INPUT_TRANSITIONS: Table[InputState, InputInput] = {
     InputState.OPEN: {InputInput.WRITE: InputState.OPEN, InputInput.CLOSE: InputState.CLOSED},
     InputState.CLOSED: {InputInput.CLOSE: InputState.CLOSED},
     InputState.TERMINAL: {InputInput.WRITE: InputState.TERMINAL, InputInput.CLOSE: InputState.TERMINAL},
+}
+
+
+# --- one command, seen by the daemon --------------------------------------------------------------------------------------
+
+
+class SessionState(enum.Enum):
+    STARTING = "starting"
+    """The process is to be made."""
+    RUNNING = "running"
+    DRAINING = "draining"
+    """The shell has exited; something may still hold its output open."""
+    OVERDUE = "overdue"
+    """The command ran out of time and is being killed."""
+    EXITED = "exited"
+    TIMED_OUT = "timed out"
+    FAILED = "failed"
+    """The command could not be started."""
+    EXPIRED = "expired"
+    """Its output is no longer kept."""
+
+
+class SessionInput(enum.Enum):
+    STARTED = "started"
+    SPAWN_FAILED = "spawn failed"
+    TIMEOUT = "timeout"
+    PROCESS_EXIT = "process exit"
+    DRAINED = "drained"
+    EXPIRE = "expire"
+
+
+SESSION_TRANSITIONS: Table[SessionState, SessionInput] = {
+    SessionState.STARTING: {
+        SessionInput.STARTED: SessionState.RUNNING,
+        SessionInput.SPAWN_FAILED: SessionState.FAILED,
+    },
+    SessionState.RUNNING: {
+        SessionInput.PROCESS_EXIT: SessionState.DRAINING,
+        SessionInput.TIMEOUT: SessionState.OVERDUE,
+    },
+    SessionState.DRAINING: {SessionInput.DRAINED: SessionState.EXITED},
+    SessionState.OVERDUE: {
+        SessionInput.PROCESS_EXIT: SessionState.OVERDUE,
+        SessionInput.DRAINED: SessionState.TIMED_OUT,
+    },
+    SessionState.EXITED: {SessionInput.EXPIRE: SessionState.EXPIRED},
+    SessionState.TIMED_OUT: {SessionInput.EXPIRE: SessionState.EXPIRED},
+    SessionState.FAILED: {SessionInput.EXPIRE: SessionState.EXPIRED},
+    SessionState.EXPIRED: {},
+}
+
+
+# --- one connection to the daemon's command endpoint ------------------------------------------------------------------------
+
+
+class AttachmentState(enum.Enum):
+    WAITING = "waiting"
+    """Neither `execute` nor `reconnect` has come."""
+    ATTACHED = "attached"
+    REFUSED = "refused"
+    """There is nothing to attach to; the error is still to be said."""
+    FINISHED = "finished"
+    """The last frame was handed out: an exit or an error."""
+    DETACHED = "detached"
+    """The connection is gone."""
+
+
+class AttachmentInput(enum.Enum):
+    ATTACH = "attach"
+    REFUSE = "refuse"
+    FINISH = "finish"
+    DETACH = "detach"
+
+
+ATTACHMENT_TRANSITIONS: Table[AttachmentState, AttachmentInput] = {
+    AttachmentState.WAITING: {
+        AttachmentInput.ATTACH: AttachmentState.ATTACHED,
+        AttachmentInput.REFUSE: AttachmentState.REFUSED,
+        AttachmentInput.DETACH: AttachmentState.DETACHED,
+    },
+    AttachmentState.ATTACHED: {
+        AttachmentInput.FINISH: AttachmentState.FINISHED,
+        AttachmentInput.DETACH: AttachmentState.DETACHED,
+    },
+    AttachmentState.REFUSED: {
+        AttachmentInput.FINISH: AttachmentState.FINISHED,
+        AttachmentInput.DETACH: AttachmentState.DETACHED,
+    },
+    AttachmentState.FINISHED: {AttachmentInput.DETACH: AttachmentState.DETACHED},
+    AttachmentState.DETACHED: {AttachmentInput.DETACH: AttachmentState.DETACHED},
 }
