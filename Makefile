@@ -68,7 +68,7 @@ clean: ## remove everything that make has made
 
 .venv/.runtime: pyproject.toml tools/constraints.txt | .venv/bin/python
 	$(PIP) pip
-	$(PIP) --editable '.[server,trio]'
+	$(PIP) --editable '.[server,trio,speedups]'
 	@touch $@
 
 .venv/.tools: .venv/.runtime
