@@ -44,8 +44,8 @@ from .states import (
     TERMINAL_COMMAND_STATES,
     CommandInput,
     CommandState,
-    InputState,
     KillState,
+    WebSocketState,
     step,
 )
 from .websocket import Closed, Opened, Refused, WebSocket
