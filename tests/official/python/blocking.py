@@ -1,7 +1,7 @@
 """Lets a scenario be written once, as async code, and be played with the blocking client as well.
 
 `Awaitable(object)` has the methods of `object` as coroutine functions, and its iterator as an async one. What they
-return is wrapped in the same way if it has methods of its own. They block: the server is another process, which does not
+return is wrapped in the same way if it has methods of its own. They block, which the server, another process, does not
 mind.
 """
 
