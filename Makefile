@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench deps format gen clean check-gen test-protocol test-rest constraints
+.PHONY: help demo test lint types bench deps format gen clean test-protocol test-rest constraints
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install --constraint tools/constraints.txt
@@ -18,7 +18,7 @@ help: ## list the targets
 demo: .venv/.runtime ## watch commands run in sandboxes, in async and in sync Python
 	@.venv/bin/python examples/demo.py
 
-test: lint types check-gen test-protocol test-rest ## run every check: lint, types, generated files, all tests on the built wheel
+test: lint types test-protocol test-rest ## run every check: lint, types, and all tests on the built wheel
 
 test-protocol: .venv/.tools | build
 	.venv/bin/python -m coverage run -m pytest tests/protocol
@@ -48,10 +48,6 @@ format: .venv/.tools ## format the sources
 gen: .venv/.tools ## write the generated files anew: the sync facade and the state diagrams
 	.venv/bin/python tools/gen_sync.py
 	.venv/bin/python tools/draw_states.py
-
-check-gen: .venv/.tools
-	.venv/bin/python tools/gen_sync.py --check
-	.venv/bin/python tools/draw_states.py --check
 
 constraints: .venv/.tools ## write tools/constraints.txt anew, with the newest version of everything
 	.venv/bin/python tools/pin_versions.py

@@ -1,6 +1,6 @@
 """What every test gets: both event loops, no silent skips, no leaks, and Hypothesis without a stopwatch.
 
-* ``anyio_backend`` runs an async test on asyncio (in debug mode) and on trio. Folders that are asyncio only override it.
+* ``anyio_backend`` runs an async test on asyncio (in debug mode) and trio. Folders that are asyncio only override it.
 * A skip is a failure: a test that cannot run here must say so by a marker that this file knows.
 * ``@pytest.mark.root`` tests are deselected for an ordinary user, and the summary lists them by name and count.
 * Whatever a test starts is gone when it ends: tasks, threads, file descriptors, child processes.

@@ -1,0 +1,76 @@
+"""What `import sandbox_aio` offers: every name is there, in order, documented, and has its twin."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import sandbox_aio
+from tests.sources import sources
+
+CORE = [f"sandbox_aio.protocol.{module.path.stem}" for module in sources("src/sandbox_aio/protocol")]
+PUBLIC_MODULES = [
+    "sandbox_aio", "sandbox_aio.errors", "sandbox_aio.models", "sandbox_aio.sync",
+    *(name for name in CORE if not name.endswith("__init__")),
+]  # fmt: skip
+
+NOT_YET = {
+    "services": {
+        "AccessDelegation", "AccessDelegationMode", "AsyncServiceURL", "AudienceMatcher", "CALLBACK_SIGNATURE_HEADER",
+        "DownloadContentDisposition", "DownloadURL", "SandboxCallback", "SandboxCallbackIdentity",
+        "SandboxCallbackRequest", "SandboxTokenVerifier", "SandboxUser", "ServiceAccess", "ServiceLoginURL",
+        "ServiceURL", "USER_TOKEN_HEADER",
+    },
+    "tunnels": {"AsyncTunnel", "Tunnel"},
+    "mounts and the credential proxy": {
+        "AWSMountAuthConfig", "AWSMountRoleAuthConfig", "ContextHubMountConfig", "ContextHubMountSpec",
+        "GCPMountAuthConfig", "GCSMountConfig", "GCSMountSpec", "GitMountConfig", "GitMountRefSpec", "GitMountSpec",
+        "MountCacheConfig", "MountEncryptionConfig", "S3MountConfig", "S3MountSpec", "SandboxMount", "SandboxMountAuth",
+        "SandboxMountAuthConfig", "SandboxMountConfig", "SandboxProxyConfig", "SandboxProxyRule", "SandboxProxySecret",
+        "attribution", "aws_auth", "context_hub_mount", "gcp_auth", "gcs_mount", "git_mount", "mount_config",
+        "opaque_secret", "proxy_config", "s3_mount", "workspace_secret",
+    },
+}  # fmt: skip
+"""Names of the official client that we do not have, by what they are part of."""
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_all_is_true(name: str) -> None:
+    module = importlib.import_module(name)
+    assert list(module.__all__) == sorted(set(module.__all__))
+    for exported in module.__all__:
+        assert getattr(module, exported) is not None
+        assert exported in dir(module)
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_every_export_explains_itself(name: str) -> None:
+    module = importlib.import_module(name)
+    exports = {exported: getattr(module, exported) for exported in module.__all__}
+    silent = [exported for exported, value in exports.items() if callable(value) and not (value.__doc__ or "").strip()]
+    assert not silent
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'sandbox_aio' has no attribute 'nonsense'"):
+        sandbox_aio.nonsense  # noqa: B018 - looking it up is the test
+
+
+def test_a_star_import_brings_everything() -> None:
+    code = "from sandbox_aio import *; import sandbox_aio; assert set(sandbox_aio.__all__) <= set(globals())"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=30)
+
+
+def test_every_async_name_has_its_sync_twin() -> None:
+    names = set(sandbox_aio.__all__)
+    assert {name.removeprefix("Async") for name in names if name.startswith("Async")} <= names
+
+
+def test_moving_from_the_official_client_is_one_import_line() -> None:
+    code = "import langsmith.sandbox; print(*langsmith.sandbox.__all__)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    official = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+    assert set(official) - set(sandbox_aio.__all__) == set().union(*NOT_YET.values())
