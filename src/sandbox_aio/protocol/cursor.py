@@ -61,10 +61,12 @@ class OutputCursor:
             gap = OutputGap(chunk.stream, "", self.offset, missing_bytes=offset - self.offset)
             self.missing += gap.missing_bytes
             self._move(end)
-            return [gap, chunk]
+            return [gap, chunk] if size else [gap]
+        if not size:
+            return []
         if offset == self.offset or self.caught_up:
             self._move(end)
-            return [chunk] if size else []
+            return [chunk]
         if end <= self.offset:
             return []
         fresh = chunk.data.encode()[self.offset - offset :].decode("utf-8", "replace")
