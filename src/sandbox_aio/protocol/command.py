@@ -44,6 +44,7 @@ from .states import (
     TERMINAL_COMMAND_STATES,
     CommandInput,
     CommandState,
+    InputState,
     KillState,
     WebSocketState,
     step,
