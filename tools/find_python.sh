@@ -3,7 +3,7 @@
 # Exits with 1, silently, if there is none.
 set -eu
 
-best= best_minor=0
+best="" best_minor=0
 for candidate in python3.14 python3.13 python3.12 python3.11 python3 /usr/local/bin/python3 /usr/bin/python3; do
     found=$("$candidate" -I -c '
 import ctypes, ensurepip, sqlite3, ssl, sys, venv
