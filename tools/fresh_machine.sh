@@ -47,7 +47,7 @@ fi
 git clone --quiet --no-hardlinks "file://$checkout" "$machine$home/sandbox-aio"
 [ -z "$user" ] || chroot "$machine" chown -R "$user:" "$home"
 
-cat >"$machine/run" <<'RUN'
+cat >"$machine/make_targets" <<'RUN'
 set -eu
 user=$1 home=$2
 shift 2
@@ -94,5 +94,5 @@ unshare --mount --pid --fork --kill-child --uts --ipc sh -euc '
     pivot_root . mnt
     umount -l /mnt
     hostname fresh
-    exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 sh /run "$@"
+    exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 sh /make_targets "$@"
 ' fresh_machine "$machine" "$user" "$home" "$@"
