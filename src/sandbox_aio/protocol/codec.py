@@ -8,15 +8,17 @@ protocol raises `CodecError`, never a `KeyError` or a `UnicodeDecodeError`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from json.encoder import encode_basestring
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import cattrs
 
 from .frames import (
+    LARGEST_INTEGER,
     UNKNOWN_OFFSET,
     ClientFrame,
     CloseStdin,
@@ -42,8 +44,6 @@ __all__ = [
     "encode_output",
     "encode_server_frame",
 ]
-
-T = TypeVar("T")
 
 
 class CodecError(ValueError):
@@ -81,13 +81,16 @@ def _load(payload: bytes) -> dict[str, Any]:
     return message
 
 
-def _exactly(kind: type[T]) -> Callable[[Any, Any], T]:
-    def structure(value: Any, _: Any) -> T:
-        if type(value) is not kind:
-            raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
-        return value
+def _flag(value: Any, _: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"expected bool, got {type(value).__name__}")
+    return value
 
-    return structure
+
+def _whole_number(value: Any, _: Any) -> int:
+    if type(value) is not int or abs(value) > LARGEST_INTEGER:
+        raise TypeError(f"expected an integer, got {value!r:.40}")
+    return value
 
 
 def _number(value: Any, _: Any) -> float:
@@ -104,8 +107,8 @@ def _text(value: Any, _: Any) -> str:
 
 _converter = cattrs.Converter(detailed_validation=False)
 _converter.register_structure_hook(str, _text)
-_converter.register_structure_hook(bool, _exactly(bool))
-_converter.register_structure_hook(int, _exactly(int))
+_converter.register_structure_hook(bool, _flag)
+_converter.register_structure_hook(int, _whole_number)
 _converter.register_structure_hook(float, _number)
 
 
@@ -165,7 +168,7 @@ def _execute_members(frame: Execute) -> dict[str, Any]:
 
 def _integer(message: Mapping[str, Any], name: str, payload: bytes) -> int:
     value = message.get(name)
-    if type(value) is not int:
+    if type(value) is not int or abs(value) > LARGEST_INTEGER:
         raise CodecError(f"a {message['type']!r} message has no integer {name!r}: {_shown(payload)}")
     return value
 
@@ -226,6 +229,7 @@ _OPENING_ERR = '{"type":"stderr","data":"'
 _AFTER_OPENING = len(_OPENING_OUT)
 _AFTER_DATA = ',"offset":'
 _MEMBER = len(_AFTER_DATA)
+_OFFSET = re.compile("0|[1-9][0-9]{0,17}").fullmatch
 
 
 def _quote_stdlib(data: bytes) -> bytes:
@@ -243,12 +247,14 @@ def _decode_by_position(payload: bytes) -> Output | None:
         else:
             return None
         data, end = scanstring(text, _AFTER_OPENING)
-        number = text[end + _MEMBER : -1]
-        if text.startswith(_AFTER_DATA, end) and number.isdecimal() and number.isascii() and text[-1] == "}":
-            return Output(stream, data, int(number))
-    except (ValueError, IndexError):  # the general path says what is wrong
+    except ValueError:  # the general path says what is wrong
         return None
-    return None
+    number = text[end + _MEMBER : -1]
+    if not text.startswith(_AFTER_DATA, end) or not _OFFSET(number) or text[-1] != "}":
+        return None
+    if "\\ud" in text or "\\uD" in text:  # perhaps a lone surrogate
+        return None
+    return Output(stream, data, int(number))
 
 
 try:
@@ -261,7 +267,7 @@ except ModuleNotFoundError:  # the accelerator is optional
 def decode_server_frame(payload: bytes) -> ServerFrame | None:
     """Read what a daemon sent; None for a type that this version does not know, which is to be ignored.
 
-    Text in `Output` may hold lone surrogates, if the peer put them there; `cursor.measure` replaces them.
+    Lone surrogates, if the peer put them there, are replaced.
 
     Raises:
         CodecError: not JSON, not an object, or a member that is missing or of the wrong type.

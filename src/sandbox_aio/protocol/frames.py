@@ -15,6 +15,7 @@ import attrs
 from ..models import OutputChunk as Output
 
 __all__ = [
+    "LARGEST_INTEGER",
     "UNKNOWN_OFFSET",
     "ClientFrame",
     "CloseStdin",
@@ -30,6 +31,9 @@ __all__ = [
     "Started",
     "Stream",
 ]
+
+LARGEST_INTEGER = 2**63 - 1
+"""No number of the protocol is larger."""
 
 UNKNOWN_OFFSET = -1
 """The `offset` of an `Output` whose daemon left it out."""
