@@ -1,0 +1,88 @@
+"""The `sandbox-aio` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code: 2 for a wrong command line, 1 for what cannot be done."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.action(arguments))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sandbox-aio", description="Sandboxes in which agents run commands.")
+    parser.add_argument("--version", action="version", version=f"sandbox-aio {version('sandbox-aio')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(
+        commands.add_parser("serve", help="serve sandboxes to clients", description="Serve sandboxes to clients.")
+    )
+    _add_run(
+        commands.add_parser(
+            "run",
+            help="run a command in a new sandbox",
+            description="Run a command in a new sandbox, and delete the sandbox. "
+            "Without LANGSMITH_ENDPOINT, a server is started for it.",
+        )
+    )
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8080, help="port to listen on; 0 lets the system choose (default: %(default)s)")
+    add("--state-dir", metavar="DIR", help="where sandboxes live (default: /var/lib/sandbox-aio, or below the home)")
+    add("--api-key", action="append", default=[], metavar="KEY", help="a key that clients may use; repeatable")
+    add("--runtime", default="namespaces", help="how sandboxes are made (default: %(default)s)")
+    add(
+        "--ephemeral",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether stopping the server destroys its sandboxes (default: yes)",
+    )
+    add("--public-url", metavar="URL", help="the origin that clients reach, behind a proxy")
+    add("--tls-cert", metavar="FILE", help="certificate chain, PEM")
+    add("--tls-key", metavar="FILE", help="private key, PEM")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")
+    parser.set_defaults(action=_serve)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--snapshot", metavar="S", help="what the sandbox boots: a UUID, a name or name:tag")
+    add("--timeout", type=float, default=0, metavar="SECONDS", help="kill the command after this time (default: never)")
+    add("--tty", action="store_true", help="give the command a terminal")
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; repeatable")
+    add("--cwd", metavar="DIR", help="where the command runs")
+    add("command", nargs="+", metavar="COMMAND", help="one word: a shell command line; several: a program's arguments")
+    parser.set_defaults(action=_run)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from .serve import serve_command
+
+    return serve_command(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .run import run_command
+
+    return run_command(arguments)
+
+
+def complain(message: str, hint: str = "") -> None:
+    """One sentence on stderr."""
+    print(f"sandbox-aio: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr)

@@ -1,0 +1,236 @@
+"""The control plane: an ASGI application. Wire protocol, sections 1.5 to 1.10.
+
+`scope["path"]` is the path as it was sent, so a route matches segments before they are decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, unquote
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from . import views
+from .creation import parse_create
+from .errors import ApiError
+from .paging import SortKey, paginate
+from .sandbox import Sandbox, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.requests import Request
+
+    from sandbox_aio.runtimes.base import Runtime, SnapshotInfo
+
+    from .sandboxes import SandboxRegistry
+
+__all__ = ["ControlPlane"]
+
+HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
+
+NOT_OFFERED: Final = (
+    ("/boxes/batch-delete", ["POST"]),
+    ("/boxes/{name}/snapshot", ["POST"]),
+    ("/boxes/{name}/service-url", ["POST"]),
+    ("/boxes/{name}/service-urls", ["GET", "DELETE"]),
+    ("/boxes/{name}/download-url", ["POST"]),
+    ("/snapshots-by-name/{name}", ["GET"]),
+    ("/registries", ["GET", "POST"]),
+    ("/registries/{name}", ["GET", "PATCH", "DELETE"]),
+    ("/usage", ["GET"]),
+    ("/usage/costs", ["GET"]),
+)
+"""What the protocol has and this server has not: 501, which no client takes for a sandbox that is not there."""
+
+_SORT_KEYS: Final[Mapping[str, Callable[[Sandbox], str | int]]] = {
+    "name": lambda sandbox: sandbox.name,
+    "status": lambda sandbox: sandbox.status,
+    "created_at": lambda sandbox: views.timestamp(sandbox.created_at),
+    "stopped_at": lambda sandbox: views.timestamp(sandbox.stopped_at) if sandbox.stopped_at else "",
+    "idle_ttl_seconds": lambda sandbox: sandbox.settings.idle_ttl_seconds,
+    "delete_after_stop_seconds": lambda sandbox: sandbox.settings.delete_after_stop_seconds,
+}
+
+
+class ControlPlane:
+    """The routes, over a registry and a runtime. `public_url` is the origin that clients reach; None: what they say."""
+
+    def __init__(self, registry: SandboxRegistry, runtime: Runtime, *, public_url: str | None = None) -> None:
+        self._registry = registry
+        self._runtime = runtime
+        self._public_url = public_url.rstrip("/") if public_url else None
+        self.app = Starlette(
+            routes=[
+                Route("/boxes", self.create_sandbox, methods=["POST"]),
+                Route("/boxes", self.list_sandboxes, methods=["GET"]),
+                *(Route(path, self.not_offered, methods=methods) for path, methods in NOT_OFFERED),
+                Route("/boxes/{name}", self.get_sandbox, methods=["GET"]),
+                Route("/boxes/{name}", self.delete_sandbox, methods=["DELETE"]),
+                Route("/boxes/{name}", self.not_offered, methods=["PATCH"]),
+                Route("/boxes/{name}/status", self.get_status, methods=["GET"]),
+                Route("/boxes/{name}/start", self.start_sandbox, methods=["POST"]),
+                Route("/boxes/{name}/stop", self.stop_sandbox, methods=["POST"]),
+                Route("/snapshots", self.list_snapshots, methods=["GET"]),
+                Route("/snapshots", self.not_offered, methods=["POST"]),
+                Route("/snapshots/{reference}", self.get_snapshot, methods=["GET"]),
+                Route("/snapshots/{reference}", self.not_offered, methods=["DELETE"]),
+            ],
+            exception_handlers={HTTPException: _raise_api_error},
+        )
+        self.app.router.redirect_slashes = False
+
+    async def create_sandbox(self, request: Request) -> Response:
+        wanted, fingerprint = parse_create(await request.body(), key=_presented_key(request))
+        origin = self._origin(request)
+        snapshot = await self._find_snapshot(wanted.snapshot_reference)
+        if snapshot is None:
+            raise ApiError(400, "SnapshotNotFound", f"there is no snapshot {wanted.snapshot_reference!r}")
+        sandbox = self._registry.create(wanted.resolve(snapshot, fingerprint))
+        if wanted.waits:
+            sandbox = await self._wait_ready(sandbox, wanted.patience)
+        return JSONResponse(views.sandbox(sandbox, origin=origin), status_code=201)
+
+    async def _wait_ready(self, sandbox: Sandbox, patience: float) -> Sandbox:
+        """The ready sandbox. One that failed is destroyed: this answer is all that its creator learns of it."""
+        try:
+            async with asyncio.timeout(patience):
+                sandbox = await self._registry.wait_started(sandbox.id)
+        except TimeoutError:
+            message = f"sandbox {sandbox.name!r} is not ready after {patience:g} s; it is kept and may become ready"
+            raise ApiError(408, "Timeout", message) from None
+        if sandbox.status is Status.FAILED and (failure := sandbox.failure) is not None:
+            await self._registry.delete(sandbox.id)
+            raise ApiError(503 if failure.kind == "Unschedulable" else 422, failure.kind, failure.message)
+        return sandbox
+
+    async def list_sandboxes(self, request: Request) -> Response:
+        query = _query(request)
+        key, descending = _order(query)
+        if "status" in query and query["status"] not in list(Status):
+            raise ApiError(400, "InvalidRequest", f"status must be one of {', '.join(Status)}")
+        labels = _labels(request)
+        chosen = [sandbox for sandbox in self._registry.list() if _matches(sandbox, query, labels)]
+        page = paginate(chosen, query, key=key, descending=descending)
+        origin = self._origin(request)
+        objects = [views.sandbox(sandbox, origin=origin) for sandbox in page.items]
+        return JSONResponse(
+            {"sandboxes": objects, "items": objects, "next_cursor": page.next_cursor, "offset": page.next_offset}
+        )
+
+    async def get_sandbox(self, request: Request) -> Response:
+        sandbox = self._registry.get(_parameter(request, "name"))
+        return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)))
+
+    async def get_status(self, request: Request) -> Response:
+        return JSONResponse(views.sandbox_status(self._registry.get(_parameter(request, "name"))))
+
+    async def delete_sandbox(self, request: Request) -> Response:
+        await self._registry.delete(_parameter(request, "name"))
+        return Response(status_code=204)
+
+    async def start_sandbox(self, request: Request) -> Response:
+        sandbox = self._registry.start(_parameter(request, "name"))
+        return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)), status_code=202)
+
+    async def stop_sandbox(self, request: Request) -> Response:
+        await self._registry.stop(_parameter(request, "name"))
+        return Response(status_code=204)
+
+    async def list_snapshots(self, request: Request) -> Response:
+        query = _query(request)
+        wanted = query.get("name_contains", "")
+        known = [snapshot for snapshot in await self._runtime.snapshots() if wanted in snapshot.name]
+        page = paginate(known, query, key=lambda snapshot: (snapshot.name, snapshot.id), descending=False)
+        objects = [views.snapshot(snapshot) for snapshot in page.items]
+        return JSONResponse(
+            {"snapshots": objects, "items": objects, "next_cursor": page.next_cursor, "offset": page.next_offset}
+        )
+
+    async def get_snapshot(self, request: Request) -> Response:
+        reference = _parameter(request, "reference")
+        snapshot = await self._find_snapshot(reference)
+        if snapshot is None:
+            raise ApiError(404, "SnapshotNotFound", f"there is no snapshot {reference!r}")
+        return JSONResponse(views.snapshot(snapshot))
+
+    async def not_offered(self, request: Request) -> Response:
+        raise ApiError(501, "NotImplemented", f"this server does not offer {request.method} {request.scope['path']}")
+
+    async def _find_snapshot(self, reference: str | None) -> SnapshotInfo | None:
+        """By UUID, `name:tag`, or name, which means `latest` or else the only one; None means the default."""
+        known = await self._runtime.snapshots()
+        if reference is None:
+            return next((snapshot for snapshot in known if snapshot.name == "host"), known[0] if known else None)
+        name, _, tag = reference.partition(":")
+        named = [snapshot for snapshot in known if snapshot.name == name]
+        for snapshot in known:
+            if snapshot.id == reference.lower() or (snapshot in named and (tag or "latest") in snapshot.tags):
+                return snapshot
+        return named[-1] if named and not tag else None
+
+    def _origin(self, request: Request) -> str:
+        """Scheme, host and port by which the client reaches us, without a trailing slash."""
+        if self._public_url is not None:
+            return self._public_url
+        host = request.headers.get("host", "")
+        if not HOST.fullmatch(host):
+            raise ApiError(400, "InvalidRequest", "the Host header is not a host and port")
+        return f"{request.scope['scheme']}://{host}"
+
+
+async def _raise_api_error(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses, in our words."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.scope['path']}"
+    if error.status_code == 405:
+        raise ApiError(405, "MethodNotAllowed", f"there is no {where}")
+    raise ApiError(404, "NotFound", f"there is no {where}; sandboxes are below /api/v2/sandboxes")
+
+
+def _parameter(request: Request, name: str) -> str:
+    """A segment of the path, decoded now."""
+    return unquote(request.path_params[name])
+
+
+def _query(request: Request) -> dict[str, str]:
+    """The query's members; of a repeated one the last. `+` is a space."""
+    return dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+
+def _labels(request: Request) -> list[str]:
+    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return [value for name, value in pairs if name == "label"]
+
+
+def _matches(sandbox: Sandbox, query: dict[str, str], labels: list[str]) -> bool:
+    status = query.get("status")
+    if (status is not None and sandbox.status != status) or query.get("name_contains", "") not in sandbox.name:
+        return False
+    for label in labels:
+        key, equals, value = label.partition("=")
+        has = sandbox.settings.labels.get(key)
+        if has is None or (equals and has != value):
+            return False
+    return True
+
+
+def _order(query: dict[str, str]) -> tuple[Callable[[Sandbox], SortKey], bool]:
+    """How to sort, and whether downwards: by default the newest first."""
+    by = query.get("sort_by", "created_at")
+    if by not in _SORT_KEYS:
+        raise ApiError(400, "InvalidRequest", f"sort_by must be one of {', '.join(_SORT_KEYS)}")
+    order = query.get("sort_order") or query.get("sort_direction") or "desc"
+    if order not in ("asc", "desc"):
+        raise ApiError(400, "InvalidRequest", "sort_order must be asc or desc")
+    value = _SORT_KEYS[by]
+    return lambda sandbox: (value(sandbox), sandbox.id), order == "desc"
+
+
+def _presented_key(request: Request) -> bytes:
+    return (request.headers.get("x-api-key") or request.headers.get("authorization") or "").encode("latin-1")

@@ -1,0 +1,170 @@
+"""The server as a process of its own that dies with its owner: `python -m sandbox_aio.server.embedded_main`.
+
+The contract with whoever starts it:
+
+* **stdin** is the lifeline: a pipe whose other end the owner keeps and writes nothing to. When it ends, or when the
+  owner is no longer this process's parent, the server destroys every sandbox and exits with code 0. The owner thus needs
+  to do nothing for that, however it ends.
+* **stdout** gets one line of JSON and is closed then. Either the server is ready:
+  `{"endpoint": "http://127.0.0.1:PORT/api/v2/sandboxes", "api_key": "..."}`; or it cannot serve, and exits with code 1:
+  `{"error": "<sentence>", "hint": "<what to do, may be empty>"}`.
+* **stderr** gets warnings and errors, one line each, and is otherwise silent.
+* SIGINT and SIGHUP are ignored, since a terminal sends them to owner and server alike; SIGTERM is an orderly end.
+
+State is in a new directory of mode 0700 below `/var/tmp` (a disk, unlike `/run` and often `/tmp`; and short, as socket
+paths must be). A directory whose server was killed is removed by the next server of the same user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sandbox_aio.runtimes.base import RuntimeFailure
+
+from .serve import Ready, ServeError, ServerConfig, make_runtime, raise_file_limit, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["main"]
+
+logger = logging.getLogger("sandbox_aio.server")
+
+PARENT_POLL: Final = 1.0
+"""Seconds between looks at who the parent is; a child that an owner forked may hold the lifeline open."""
+
+
+def main() -> int:
+    """Serve until the owner is gone; return the exit code."""
+    owner = os.getppid()
+    logging.basicConfig(level=logging.WARNING, format="sandbox-aio: %(levelname)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_file_limit()
+    try:
+        with _state_dir() as state_dir:
+            asyncio.run(_serve(state_dir, owner))
+    except ServeError as error:
+        _say({"error": str(error), "hint": error.hint})
+        return 1
+    except OSError as error:
+        _say({"error": f"the embedded server cannot keep its state: {error}", "hint": "make /var/tmp or /tmp writable"})
+        return 1
+    return 0
+
+
+async def _serve(state_dir: Path, owner: int) -> None:
+    key = secrets.token_urlsafe(32)
+    config = ServerConfig(state_dir=state_dir, api_keys=(key,), ephemeral=True)
+    end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
+    lifeline = asyncio.create_task(_watch_lifeline(end))
+    parent = asyncio.create_task(_watch_parent(owner, end))
+    sweep: asyncio.Task[None] | None = None
+
+    def ready(server: Ready) -> None:
+        nonlocal sweep
+        _say({"endpoint": server.endpoint, "api_key": key})
+        sweep = asyncio.create_task(_sweep(state_dir))
+
+    try:
+        await serve(config, on_ready=ready, until=end)
+    finally:
+        for task in (lifeline, parent, sweep):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
+
+
+async def _watch_lifeline(end: asyncio.Event) -> None:
+    """Set the event when stdin ends."""
+    reader = asyncio.StreamReader()
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while await reader.read(4096):
+            pass
+    except (ValueError, OSError) as error:
+        logger.error("stdin must be a pipe: %s", error)
+    end.set()
+
+
+async def _watch_parent(owner: int, end: asyncio.Event) -> None:
+    while os.getppid() == owner:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(PARENT_POLL)
+    end.set()
+
+
+def _say(message: dict[str, str]) -> None:
+    """Write the one line; an owner that is gone does not read it, and is noticed elsewhere."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+# State directories: one for each server, locked while it lives.
+
+
+def _prefix() -> str:
+    return f"saio-{os.getuid()}-"
+
+
+def _parent_dir() -> Path:
+    return next((Path(path) for path in ("/var/tmp", "/tmp") if os.access(path, os.W_OK | os.X_OK)), Path("/tmp"))
+
+
+@contextlib.contextmanager
+def _state_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix=_prefix(), dir=_parent_dir()))
+    with _lock(path) as locked:
+        assert locked
+        yield path
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Whether the directory is now ours; a lock ends with its holder, however that ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+async def _sweep(own: Path) -> None:
+    """Remove what killed servers of this user left."""
+    for path in sorted(own.parent.glob(_prefix() + "*")):
+        if path == own or path.is_symlink() or path.stat().st_uid != os.getuid():
+            continue
+        with _lock(path) as stale:
+            if stale:
+                runtime = make_runtime(ServerConfig(state_dir=path))
+                try:
+                    await runtime.open(lambda id, reason: None)
+                    await runtime.aclose(destroy=True)
+                except RuntimeFailure as failure:
+                    logger.warning("cannot clean up %s: %s", path, failure)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

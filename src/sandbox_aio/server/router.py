@@ -1,0 +1,168 @@
+"""The public side of the server: accepts connections, and sends every request where it belongs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sandbox_aio.runtimes.base import DaemonAddress
+
+from .asgi import Application, serve_asgi
+from .connection import PublicConnection
+from .errors import ApiError
+from .forward import forward
+from .limits import CLOSE_GRACE, MAX_CONNECTIONS
+from .routing import ControlPlane, DataPlane, Health, route
+from .streams import Stream
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .auth import Gate
+    from .exchange import Exchange
+    from .splice import Splice
+
+__all__ = ["FindDaemon", "Router"]
+
+logger = logging.getLogger("sandbox_aio.server")
+
+FindDaemon = Callable[[str], Coroutine[Any, Any, tuple[str, DaemonAddress]]]
+"""From a sandbox's name or id to its id and its daemon, which runs; raises ApiError."""
+
+FAREWELL_TIMEOUT: Final = 0.25
+"""Seconds that a sandbox's end waits for its daemon to come to a frame boundary."""
+
+OVERLOADED: Final = ApiError(503, "ServiceUnavailable", "the server has too many connections", retry_after=1)
+
+
+class Router:
+    """Every public connection of a server, and every splice that one of them became.
+
+    Requests for a sandbox go to its daemon, the rest to the ASGI `app`. `app` and `find_daemon` may be set until the
+    first request comes.
+    """
+
+    app: Application
+    find_daemon: FindDaemon
+
+    def __init__(self, gate: Gate, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._gate = gate
+        self._max_connections = max_connections
+        self._scheme = "http"
+        self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], PublicConnection] = {}
+        self._splices: dict[str, set[Splice]] = {}
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
+        """Accept connections; return the address. Port 0 lets the system choose. Raises OSError."""
+        self._scheme = "https" if tls is not None else "http"
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Stream(self._accept), host, port, ssl=tls, backlog=1024, reuse_address=True
+        )
+        bound = self._server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    def stop_accepting(self) -> None:
+        """Refuse new connections. Those that are open go on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def aclose(self, *, grace: float = CLOSE_GRACE) -> None:
+        """End every connection: websockets with close code 1001 at a frame boundary, requests when they are answered.
+
+        What is not over after `grace` seconds is cut off.
+        """
+        self.stop_accepting()
+        self._closing = True
+        for connection in list(self._connections.values()):
+            connection.finish()
+        for splices in list(self._splices.values()):
+            for splice in list(splices):
+                splice.depart(1001, within=grace)
+        try:
+            async with asyncio.timeout(grace + 0.5):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("cutting off %d connections at shutdown", len(self._connections))
+            for task in list(self._connections):
+                task.cancel()
+            if self._connections:
+                await asyncio.wait(self._connections)
+
+    async def detach(self, id: str, why: Literal["stopped", "deleted"]) -> None:
+        """Close the websockets of a sandbox before it goes (wire protocol, section 9.1, A28)."""
+        splices = list(self._splices.get(id, ()))
+        for splice in splices:
+            if why == "stopped":
+                splice.depart(1001, within=CLOSE_GRACE)
+            else:
+                splice.depart(1000, last_message=splice.obituary, within=CLOSE_GRACE)
+        try:
+            async with asyncio.timeout(FAREWELL_TIMEOUT):
+                for splice in splices:
+                    await splice.farewell_said.wait()
+        except TimeoutError:
+            pass  # A daemon that stays in the middle of a frame: its clients see the connection end instead.
+
+    @property
+    def connections(self) -> int:
+        """Public connections that are open."""
+        return len(self._connections) + sum(map(len, self._splices.values()))
+
+    def _accept(self, stream: Stream) -> None:
+        if self.connections >= self._max_connections:
+            head = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
+            fields = b"".join(b"%b: %b\r\n" % field for field in OVERLOADED.headers())
+            stream.write(head + fields + b"\r\n" + OVERLOADED.body())
+            stream.close()
+            return
+        connection = PublicConnection(stream, self._handle, scheme=self._scheme)
+        task = asyncio.get_running_loop().create_task(connection.serve())
+        self._connections[task] = connection
+        self._idle.clear()
+        task.add_done_callback(self._connection_over)
+
+    def _connection_over(self, task: asyncio.Task[None]) -> None:
+        del self._connections[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a connection failed", exc_info=error)
+        self._note_idle()
+
+    async def _handle(self, exchange: Exchange) -> None:
+        head = exchange.head
+        match route(head.path):
+            case Health():
+                await exchange.respond(200, [(b"content-type", b"text/plain"), (b"content-length", b"3")], b"ok\n")
+            case ControlPlane(base):
+                self._gate.check(head)
+                await serve_asgi(self.app, exchange, base=base)
+            case DataPlane(reference, path):
+                self._gate.check(head)
+                id, address = await self.find_daemon(reference)
+                await self._forward(exchange, id, address, path)
+
+    async def _forward(self, exchange: Exchange, id: str, address: DaemonAddress, path: bytes) -> None:
+        def gone(splice: Splice) -> None:
+            splices = self._splices.get(id, set())
+            splices.discard(splice)
+            if not splices:
+                self._splices.pop(id, None)
+            self._note_idle()
+
+        splice = await forward(exchange, address, path, on_splice_gone=gone)
+        if splice is not None and not splice.over:
+            if path == b"/execute/ws":
+                splice.obituary = '{"type": "error", "error_type": "CommandError", "error": "sandbox deleted"}'
+            self._splices.setdefault(id, set()).add(splice)
+            if self._closing:
+                splice.depart(1001, within=CLOSE_GRACE)
+
+    def _note_idle(self) -> None:
+        if not self._connections and not self._splices:
+            self._idle.set()

@@ -1,0 +1,206 @@
+"""A server from its configuration to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+import signal
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from sandbox_aio.runtimes.base import Capabilities, DaemonAddress, Runtime, RuntimeFailure, Unavailable
+
+from .app import ControlPlane
+from .auth import Gate
+from .limits import MAX_CONNECTIONS
+from .router import Router
+from .sandboxes import SandboxRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Ready", "ServeError", "Server", "ServerConfig", "make_runtime", "raise_file_limit", "serve"]
+
+logger = logging.getLogger("sandbox_aio.server")
+
+RUNTIMES: Final = ("namespaces",)
+
+
+class ServeError(Exception):
+    """The server cannot start. The message says why and `hint` what to do; both are for the operator."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """How to serve. `port` 0 lets the system choose; without keys only a loopback address is served."""
+
+    state_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    runtime: str = "namespaces"
+    ephemeral: bool = True
+    """Whether stopping the server destroys its sandboxes."""
+    public_url: str | None = None
+    """The origin that clients reach, if it is not the address they name in `Host`."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Ready:
+    """A server that accepts requests."""
+
+    url: str
+    """The origin, without a trailing slash."""
+    capabilities: Capabilities
+
+    @property
+    def endpoint(self) -> str:
+        """What a client takes as `api_endpoint`."""
+        return f"{self.url}/api/v2/sandboxes"
+
+    def __str__(self) -> str:
+        found = self.capabilities
+        enforced = ", ".join(f"{what} {getattr(found, what)}" for what in ("memory", "cpu", "pids", "disk", "network"))
+        seccomp = "on" if found.seccomp else "off"
+        return f"listening on {self.url}; runtime {found.runtime}: {enforced}, uids {found.uids}, seccomp {seccomp}"
+
+
+class Server:
+    """A router, a control plane and a registry over one runtime."""
+
+    def __init__(self, config: ServerConfig, runtime: Runtime) -> None:
+        self._config = config
+        self._runtime = runtime
+        self.router = Router(Gate(config.api_keys), max_connections=_affordable_connections())
+        self.registry = SandboxRegistry(runtime, detach=self.router.detach)
+        self.router.app = ControlPlane(self.registry, runtime, public_url=config.public_url).app
+        self.router.find_daemon = self._find_daemon
+
+    async def open(self) -> Ready:
+        """Start the runtime and listen. Raises ServeError, and leaves nothing behind then."""
+        config = self._config
+        _check_exposure(config)
+        tls = _tls_context(config)
+        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            capabilities = await self._runtime.open(self.registry.daemon_ended)
+        except RuntimeFailure as failure:
+            raise await self._unavailable(failure) from failure
+        try:
+            host, port = await self.router.listen(config.host, config.port, tls=tls)
+        except OSError as error:
+            await self._runtime.aclose(destroy=config.ephemeral)
+            raise ServeError(
+                f"cannot listen on {config.host} port {config.port}: {error.strerror}", hint="choose another --port"
+            ) from error
+        shown = f"[{host}]" if ":" in host else host
+        url = config.public_url or f"{'https' if tls else 'http'}://{shown}:{port}"
+        return Ready(url=url.rstrip("/"), capabilities=capabilities)
+
+    async def aclose(self) -> None:
+        """Stop accepting, tell those attached, and let go of the runtime: with `ephemeral`, nothing is left."""
+        await self.router.aclose()
+        try:
+            await self.registry.aclose()
+        finally:
+            await self._runtime.aclose(destroy=self._config.ephemeral)
+
+    async def _find_daemon(self, reference: str) -> tuple[str, DaemonAddress]:
+        sandbox, address = await self.registry.daemon(reference)
+        return sandbox.id, address
+
+    async def _unavailable(self, failure: RuntimeFailure) -> ServeError:
+        found = await self._runtime.probe()
+        if isinstance(found, Unavailable):
+            return ServeError(f"the runtime {found.runtime} cannot run here: {found.reason}", hint=found.hint)
+        return ServeError(f"the runtime {self._runtime.name} did not start: {failure}")
+
+
+async def serve(
+    config: ServerConfig,
+    *,
+    on_ready: Callable[[Ready], None],
+    runtime: Runtime | None = None,
+    until: asyncio.Event | None = None,
+) -> None:
+    """Serve until `until` is set, or without it until SIGTERM or SIGINT. Raises ServeError when it cannot begin."""
+    server = Server(config, runtime if runtime is not None else make_runtime(config))
+    end = until if until is not None else _on_signals()
+    on_ready(await server.open())
+    try:
+        await end.wait()
+    finally:
+        await asyncio.shield(server.aclose())
+
+
+def make_runtime(config: ServerConfig) -> Runtime:
+    """The runtime that the configuration names. Raises ServeError for an unknown one."""
+    if config.runtime not in RUNTIMES:
+        raise ServeError(f"there is no runtime {config.runtime!r}", hint=f"choose one of: {', '.join(RUNTIMES)}")
+    from sandbox_aio.runtimes.namespaces import NamespacesRuntime
+
+    return NamespacesRuntime(config.state_dir, ephemeral=config.ephemeral)
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as the system lets it have: a splice takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _affordable_connections() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MAX_CONNECTIONS, (soft - 64) // 2))
+
+
+def _on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _check_exposure(config: ServerConfig) -> None:
+    if any(not key for key in config.api_keys):
+        raise ServeError("an API key is empty", hint="give --api-key a value")
+    if not config.api_keys and not _is_loopback(config.host):
+        raise ServeError(
+            f"refusing to serve {config.host} without an API key: anyone who reaches it could run commands",
+            hint="add --api-key KEY, or listen on 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls_context(config: ServerConfig) -> ssl.SSLContext | None:
+    if config.tls_cert is None and config.tls_key is None:
+        return None
+    if config.tls_cert is None:
+        raise ServeError("--tls-key without --tls-cert", hint="give both")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ServeError(f"cannot load the certificate {config.tls_cert}: {error}") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,78 @@
+"""What the control plane sends, as JSON objects. Wire protocol, sections 1.6, 1.8 and 1.10."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sandbox_aio.runtimes.base import SnapshotInfo
+
+    from .sandbox import Sandbox
+
+__all__ = ["run_config", "sandbox", "sandbox_status", "snapshot", "timestamp"]
+
+Json = dict[str, Any]
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339, UTC, always six digits of a second: what every client can parse, and sorts as text."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def sandbox(record: Sandbox, *, origin: str) -> Json:
+    """The sandbox object. `origin` is how the client reaches this server, such as `https://sandboxes.example`."""
+    settings = record.settings
+    millicores = settings.cpu_millicores
+    return {
+        "id": record.id,
+        "name": record.name,
+        "status": record.status,
+        "status_message": record.failure.message if record.failure else None,
+        "dataplane_url": f"{origin}/api/v2/sandboxes/{record.id}",
+        "created_at": timestamp(record.created_at),
+        "updated_at": timestamp(record.updated_at),
+        "stopped_at": timestamp(record.stopped_at) if record.stopped_at else None,
+        "idle_ttl_seconds": settings.idle_ttl_seconds,
+        "delete_after_stop_seconds": settings.delete_after_stop_seconds,
+        "snapshot_id": record.snapshot_id,
+        "vcpus": _vcpus(millicores),
+        "cpu_millicores": millicores,
+        "mem_bytes": settings.mem_bytes,
+        "fs_capacity_bytes": settings.fs_capacity_bytes,
+        "persistent": True,
+        "preserve_memory_on_stop": False,
+        "labels": dict(settings.labels),
+        "run_config": run_config(
+            settings.run_config.user, settings.run_config.work_dir, dict(settings.run_config.env_vars)
+        ),
+    }
+
+
+def _vcpus(millicores: int | None) -> float | int | None:
+    if millicores is None:
+        return None
+    return millicores / 1000 if millicores % 1000 else millicores // 1000
+
+
+def sandbox_status(record: Sandbox) -> Json:
+    return {"status": record.status, "status_message": record.failure.message if record.failure else None}
+
+
+def snapshot(info: SnapshotInfo) -> Json:
+    """The snapshot object: what a runtime can boot is ready."""
+    return {
+        "id": info.id,
+        "name": info.name,
+        "status": "ready",
+        "tags": list(info.tags),
+        "fs_capacity_bytes": info.fs_capacity_bytes,
+        "run_config": run_config(info.user, info.work_dir, dict(info.env_vars)),
+    }
+
+
+def run_config(user: str | None, work_dir: str | None, env_vars: dict[str, str]) -> Json | None:
+    """The set members only; None when there are none."""
+    members: Json = {"user": user, "work_dir": work_dir, "env_vars": env_vars or None}
+    return {name: value for name, value in members.items() if value is not None} or None
