@@ -22,11 +22,8 @@ ROOT = Path(__file__).parent.parent
 
 def build_wheel(dist: Path) -> Path:
     """Build the wheel of this checkout into `dist` and return its path."""
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", dist, ROOT],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(dist)]
+    subprocess.run(hatchling, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     (wheel,) = dist.glob("*.whl")
     return wheel
 
