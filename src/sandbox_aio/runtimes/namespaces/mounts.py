@@ -1,0 +1,121 @@
+"""The sandbox's file systems, as its first process mounts them inside its own mount namespace.
+
+The working directory is the sandbox's directory on the host until `enter` has pivoted into the new root. All of it
+is done by the sandbox's root, so the kernel refuses whatever a stranger may not do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from . import syscalls
+from .plan import Overlay
+from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
+
+__all__ = ["device_nodes", "enter", "make_private", "mount_overlays", "mount_proc", "protect_proc"]
+
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS: Final = (
+    ("pts/ptmx", "ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+)
+_READ_ONLY_PROC: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+_MASKED_PROC: Final = (
+    "acpi",
+    "asound",
+    "config.gz",
+    "interrupts",
+    "iomem",
+    "ioports",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "modules",
+    "mtrr",
+    "pagetypeinfo",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
+)
+_SHM_BYTES: Final = 256 * 1024 * 1024
+_LOCKED_DOWN: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
+
+
+def make_private() -> None:
+    """Keep what is mounted here from showing on the host, and what the host mounts from showing here."""
+    syscalls.mount(None, "/", None, MS_REC | MS_PRIVATE)
+
+
+def mount_overlays(overlays: Sequence[Overlay], layers: Sequence[Sequence[int]]) -> None:
+    """Mount every overlay on `root` and below it; `layers` holds the detached mounts of each, topmost first.
+
+    An overlay's lower directories must be mounted somewhere in this namespace. They are attached right where the overlay will
+    cover them, and named through their descriptors, so neither their host paths nor a mount point of their own is needed.
+    """
+    for overlay, trees in zip(overlays, layers, strict=True):
+        target = os.path.join("root", overlay.target) if overlay.target else "root"
+        for tree in trees:
+            syscalls.move_mount(tree, target)
+        lower = ":".join(f"/proc/self/fd/{tree}" for tree in trees)
+        options = f"lowerdir={lower},upperdir={overlay.upper},workdir={overlay.work},userxattr"
+        syscalls.mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options)
+        for tree in trees:
+            os.close(tree)
+
+
+def device_nodes() -> None:
+    """Mount a small /dev: the harmless devices of the host, terminals of the sandbox's own, shared memory."""
+    syscalls.mount("tmpfs", "root/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=64")
+    for name in _DEVICES:
+        os.close(os.open(f"root/dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        syscalls.mount(f"/dev/{name}", f"root/dev/{name}", None, MS_BIND)
+    os.mkdir("root/dev/pts", 0o755)
+    syscalls.mount("devpts", "root/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    os.mkdir("root/dev/shm")
+    syscalls.mount("tmpfs", "root/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={_SHM_BYTES}")
+    for destination, name in _LINKS:
+        os.symlink(destination, f"root/dev/{name}")
+
+
+def mount_proc() -> None:
+    """Mount a /proc that shows only the sandbox's processes."""
+    syscalls.mount("proc", "root/proc", "proc", _LOCKED_DOWN)
+
+
+def enter() -> None:
+    """Make `root` the root directory, and let go of everything else that is mounted."""
+    os.chdir("root")
+    syscalls.pivot_root(".", ".")
+    syscalls.unmount(".", syscalls.MNT_DETACH)
+    os.chdir("/")
+
+
+def protect_proc() -> None:
+    """Cover what /proc tells of the machine as a whole, and make its switches read-only."""
+    present = set(os.listdir("/proc"))
+    for name in _READ_ONLY_PROC:
+        if name in present:
+            path = f"/proc/{name}"
+            syscalls.mount(path, path, None, MS_BIND)
+            syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | _LOCKED_DOWN)
+    for name in _MASKED_PROC:
+        if name in present:
+            path = f"/proc/{name}"
+            if os.path.isdir(path):
+                syscalls.mount("tmpfs", path, "tmpfs", _LOCKED_DOWN | MS_RDONLY, "size=0,nr_inodes=1")
+            else:
+                syscalls.mount("/dev/null", path, None, MS_BIND)

@@ -1,0 +1,397 @@
+"""The process from which every sandbox is forked.
+
+It is started fresh, with an empty environment and no arguments, so that nothing of its owner's memory reaches a sandbox; it has
+one thread, and everything that a daemon needs is imported before the first fork. It serves one server at a time over its
+control socket:
+
+    {"op": "start", "seq": n, "plan": {...}} + [listener, configuration]   boot a sandbox
+    {"op": "kill",  "seq": n, "id": id}                                    kill all of it; answered when it is gone
+    {"op": "list",  "seq": n}                                              answered with {"running": [id, ...]}
+    {"op": "shutdown", "seq": n}                                           kill everything and end
+
+Each is answered with the same `seq` and either `"ok": true` or `"error"`, `"stage"` and `"errno"`. Unasked it says
+`{"event": "exit", "id": id, "reason": text}` when a sandbox ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, cast
+
+import attrs
+
+from . import child, control, removal, syscalls
+from .plan import BootPlan
+
+__all__ = ["main"]
+
+BOOT_TIMEOUT_S: Final = 20.0
+_STANDARD_MODULES: Final = (
+    "asyncio",
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.unicode_escape",
+    "encodings.utf_8_sig",
+    "linecache",
+    "tracemalloc",
+    "traceback",
+    "warnings",
+)
+"""What the standard library imports only when it needs it."""
+
+
+@attrs.frozen(kw_only=True)
+class _Settings:
+    control: int
+    """The descriptor of the listening control socket."""
+    ephemeral: bool
+    """When the server goes away, everything goes."""
+    die_with: int | None
+    """A descriptor; when it reports end of file, everything goes."""
+    detached: bool
+    """Leave the process that started this one; it waits for that."""
+    daemon_entry: str | None
+    """`module:function`."""
+    trash: tuple[str, ...]
+    """What an ephemeral zygote removes when its server has gone without a word."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Sandbox:
+    """One sandbox, from the request to start it until its init is reaped."""
+
+    plan: BootPlan
+    channel: socket.socket
+    usher: int
+    usher_fd: int | None
+    """None once the usher is reaped."""
+    seq: int
+    """Of the request that starts it."""
+    deadline: float
+    init: int | None = None
+    init_fd: int | None = None
+    running: bool = False
+    ending: bool = False
+    """It is being killed."""
+    kills: list[int] = attrs.field(factory=list)
+    """The requests to kill it that are to be answered when it is gone."""
+    failure: dict[str, Any] | None = None
+    """The first thing that went wrong."""
+
+
+def main() -> NoReturn:
+    """Run the zygote with the settings, one line of JSON, that stdin brings. Never returns."""
+    settings = _Settings(**json.loads(sys.stdin.buffer.readline()))
+    if settings.detached and os.fork():
+        os._exit(0)
+    syscalls.overwrite_arguments()
+    syscalls.set_process_name("sandbox-zygote")
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    entry = _load(settings.daemon_entry)
+    gc.collect()
+    gc.freeze()
+    _Zygote(settings, entry).run()
+    os._exit(0)
+
+
+def _load(daemon_entry: str | None) -> child.DaemonEntry | None:
+    if daemon_entry is None:
+        return None
+    for name in _STANDARD_MODULES:
+        importlib.import_module(name)
+    module, _, function = daemon_entry.partition(":")
+    return cast("child.DaemonEntry", getattr(importlib.import_module(module), function))
+
+
+class _Zygote:
+    """One loop over descriptors: the server's messages, the children's messages, and the ends of processes."""
+
+    def __init__(self, settings: _Settings, entry: child.DaemonEntry | None) -> None:
+        self._settings = settings
+        self._entry = entry
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.socket(fileno=settings.control)
+        self._server: socket.socket | None = None
+        self._sandboxes: dict[str, _Sandbox] = {}
+        self._finishing = False
+        self._goodbye: int | None = None
+
+    def run(self) -> None:
+        """Serve until told to end and nothing is left."""
+        self._watch(self._listener.fileno(), self._accept)
+        if self._settings.die_with is not None:
+            self._watch(self._settings.die_with, self._finish)
+        while not self._finishing or self._sandboxes:
+            for key, _ in self._selector.select(self._patience()):
+                if self._selector.get_map().get(key.fd) is key:  # An earlier event of this batch may have taken it out.
+                    key.data()
+            self._give_up_slow_boots()
+            self._reap_strangers()
+        if self._goodbye is not None:
+            self._answer(self._goodbye)
+        elif self._settings.ephemeral:
+            for path in self._settings.trash:
+                removal.remove_tree(path)
+
+    def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+    def _unwatch(self, descriptor: int) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(descriptor)
+
+    def _finish(self) -> None:
+        """Kill everything, and leave the loop once it is gone."""
+        if self._finishing:
+            return
+        self._finishing = True
+        if self._settings.die_with is not None:
+            self._unwatch(self._settings.die_with)
+        self._unwatch(self._listener.fileno())
+        for sandbox in list(self._sandboxes.values()):
+            self._kill(sandbox)
+
+    # The server.
+
+    def _accept(self) -> None:
+        server, _ = self._listener.accept()
+        if self._server is not None:
+            self._unwatch(self._server.fileno())
+            self._server.close()
+        server.setblocking(False)
+        self._server = server
+        self._watch(server.fileno(), self._on_request)
+
+    def _on_request(self) -> None:
+        assert self._server is not None
+        try:
+            received = control.receive(self._server)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = None
+        except control.MessageError as error:
+            self._tell({"event": "confused", "reason": str(error)})
+            return
+        if received is None:
+            self._server_left()
+            return
+        message, descriptors = received
+        try:
+            self._obey(message, descriptors)
+        except Exception as error:  # Whatever a request brings, the zygote lives on, and says what was wrong.
+            self._answer(message.get("seq"), error=f"{type(error).__name__}: {error}", errno=getattr(error, "errno", None))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _server_left(self) -> None:
+        assert self._server is not None
+        self._unwatch(self._server.fileno())
+        self._server.close()
+        self._server = None
+        if self._settings.ephemeral:
+            self._finish()
+
+    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        seq = int(message["seq"])
+        match message["op"]:
+            case "start":
+                listener, config = descriptors
+                self._start(seq, BootPlan.from_message(message["plan"]), listener, config)
+            case "kill":
+                sandbox = self._sandboxes.get(str(message["id"]))
+                if sandbox is None:
+                    self._answer(seq)
+                else:
+                    sandbox.kills.append(seq)
+                    self._kill(sandbox)
+            case "list":
+                self._answer(seq, running=[id for id, sandbox in self._sandboxes.items() if sandbox.running])
+            case "shutdown":
+                self._goodbye = seq
+                self._finish()
+            case unknown:
+                raise ValueError(f"there is no operation {unknown!r}")
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._server is None:
+            return
+        try:
+            control.send(self._server, message)
+        except BlockingIOError:
+            self._server_left()  # It has left a full socket buffer of answers unread: it hangs.
+        except OSError:
+            return  # It is gone; its end of file comes next.
+
+    def _answer(self, seq: object, **fields: Any) -> None:
+        self._tell({"seq": seq, "ok": "error" not in fields, **fields})
+
+    # A boot.
+
+    def _start(self, seq: int, plan: BootPlan, listener: int, config: int) -> None:
+        if plan.id in self._sandboxes:
+            raise RuntimeError(f"sandbox {plan.id} runs already")
+        if self._finishing:
+            raise RuntimeError("the zygote is ending")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                usher = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if usher == 0:
+                child.boot(plan, theirs, listener, config, self._entry, dies_with_zygote=self._settings.ephemeral)
+        ours.setblocking(False)
+        usher_fd = os.pidfd_open(usher)
+        deadline = time.monotonic() + BOOT_TIMEOUT_S
+        sandbox = _Sandbox(plan=plan, channel=ours, usher=usher, usher_fd=usher_fd, seq=seq, deadline=deadline)
+        self._sandboxes[plan.id] = sandbox
+        self._watch(ours.fileno(), lambda: self._on_child_message(sandbox))
+        self._watch(usher_fd, lambda: self._on_usher_end(sandbox))
+
+    def _on_child_message(self, sandbox: _Sandbox) -> None:
+        try:
+            received = control.receive(sandbox.channel)
+        except BlockingIOError:
+            return
+        except (control.MessageError, OSError) as error:
+            received = ({"failed": "the handshake", "errno": None, "message": str(error)}, [])
+        if received is None:
+            self._unwatch(sandbox.channel.fileno())  # The process is ending; its pidfd says the rest.
+            return
+        message, descriptors = received
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if "failed" in message:
+            self._fail(sandbox, str(message["failed"]), message.get("errno"), str(message.get("message")))
+        elif "init" in message and sandbox.init is None:
+            sandbox.init = int(message["init"])
+            sandbox.init_fd = os.pidfd_open(sandbox.init)
+        elif sandbox.ending or sandbox.running:
+            return
+        elif "unshared" in message:
+            self._map_ids(sandbox)
+        elif "ready" in message:
+            sandbox.running = True
+            self._unwatch(sandbox.channel.fileno())  # From here on it only holds a last word, read at the end.
+            self._answer(sandbox.seq)
+
+    def _map_ids(self, sandbox: _Sandbox) -> None:
+        """Give the usher's user namespace its ids and pass it the layers, as they look through those ids."""
+        trees: list[int] = []
+        try:
+            sandbox.plan.ids.write(str(sandbox.usher))
+            namespace = os.open(f"/proc/{sandbox.usher}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                for overlay in sandbox.plan.overlays:
+                    for layer in overlay.layers:
+                        trees.append(syscalls.detached_clone(layer.path, userns_fd=namespace if layer.mapped else None))
+            finally:
+                os.close(namespace)
+            control.send(sandbox.channel, {"mapped": True}, trees)
+        except OSError as error:
+            self._fail(sandbox, "map user ids", error.errno, str(error))
+        finally:
+            for tree in trees:
+                os.close(tree)
+
+    def _give_up_slow_boots(self) -> None:
+        now = time.monotonic()
+        for sandbox in self._sandboxes.values():
+            if not sandbox.running and sandbox.deadline <= now:
+                sandbox.deadline = now + BOOT_TIMEOUT_S
+                self._fail(sandbox, "start", None, f"it took longer than {BOOT_TIMEOUT_S:g} s")
+                if sandbox.usher_fd is not None:
+                    signal.pidfd_send_signal(sandbox.usher_fd, signal.SIGKILL)
+
+    def _patience(self) -> float | None:
+        """Return how long, in seconds, the loop may sleep."""
+        deadlines = [sandbox.deadline for sandbox in self._sandboxes.values() if not sandbox.running]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    # An end.
+
+    def _fail(self, sandbox: _Sandbox, stage: str, number: int | None, message: str) -> None:
+        """Remember why a sandbox ends, and see that it does. The server hears of it when nothing is left."""
+        if sandbox.failure is None:
+            sandbox.failure = {"stage": stage, "errno": number, "error": message}
+        self._kill(sandbox)
+
+    def _kill(self, sandbox: _Sandbox) -> None:
+        """Kill the init, with which the kernel kills the whole sandbox; or, before there is one, cut its handshake off."""
+        sandbox.ending = True
+        if sandbox.usher_fd is None and sandbox.init_fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(sandbox.init_fd, signal.SIGKILL)
+        else:
+            with contextlib.suppress(OSError):
+                sandbox.channel.shutdown(socket.SHUT_RDWR)
+
+    def _on_usher_end(self, sandbox: _Sandbox) -> None:
+        assert sandbox.usher_fd is not None
+        while sandbox.init is None and self._has_message(sandbox):
+            self._on_child_message(sandbox)
+        self._unwatch(sandbox.usher_fd)
+        os.close(sandbox.usher_fd)
+        sandbox.usher_fd = None
+        os.waitpid(sandbox.usher, 0)
+        if sandbox.init_fd is None:
+            self._forget(sandbox, "it ended before its first process began")
+            return
+        self._watch(sandbox.init_fd, lambda: self._on_init_end(sandbox))
+        if sandbox.ending:
+            self._kill(sandbox)
+        else:
+            with contextlib.suppress(OSError):  # The init is dead already; its pidfd says so next.
+                control.send(sandbox.channel, {"adopted": True})
+
+    def _on_init_end(self, sandbox: _Sandbox) -> None:
+        assert sandbox.init is not None
+        assert sandbox.init_fd is not None
+        while self._has_message(sandbox):
+            self._on_child_message(sandbox)
+        self._unwatch(sandbox.init_fd)
+        os.close(sandbox.init_fd)
+        _, status = os.waitpid(sandbox.init, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._forget(sandbox, "its first process ended with " + (f"code {code}" if code >= 0 else signal.Signals(-code).name))
+
+    def _forget(self, sandbox: _Sandbox, outcome: str) -> None:
+        """Take leave of a sandbox of which nothing is left, and tell whoever waits for that."""
+        self._unwatch(sandbox.channel.fileno())
+        sandbox.channel.close()
+        del self._sandboxes[sandbox.plan.id]
+        failure = sandbox.failure or {"stage": "the daemon", "errno": None, "error": outcome}
+        if not sandbox.running:
+            self._answer(sandbox.seq, **failure)
+        elif not sandbox.kills:
+            self._tell({"event": "exit", "id": sandbox.plan.id, "reason": f"{failure['stage']}: {failure['error']}"})
+        for seq in sandbox.kills:
+            self._answer(seq)
+
+    def _has_message(self, sandbox: _Sandbox) -> bool:
+        try:
+            return bool(sandbox.channel.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def _reap_strangers(self) -> None:
+        """Reap an orphan whose usher was killed before it could name it; everyone else is reaped by pidfd."""
+        known = {pid for sandbox in self._sandboxes.values() for pid in (sandbox.usher, sandbox.init)}
+        with contextlib.suppress(ChildProcessError):
+            while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and dead.si_pid not in known:
+                os.waitpid(dead.si_pid, 0)
