@@ -277,6 +277,11 @@ class ClientCommand:
         return self._intents.kill_state is not KillState.NONE
 
     @property
+    def kill_pending(self) -> bool:
+        """Whether a kill was asked for that no attached connection has carried yet."""
+        return self._intents.kill_state is KillState.WANTED
+
+    @property
     def input_state(self) -> InputState:
         """Whether input can be sent."""
         return self._intents.input_state
