@@ -23,6 +23,7 @@ test: lint types test-protocol test-rest ## run every check: lint, types, and al
 test-protocol: .venv/.tools | build
 	.venv/bin/python -m coverage run -m pytest tests/protocol
 	.venv/bin/python -m coverage report
+	.venv/bin/python tools/own_coverage.py
 
 test-rest: build/wheel/.installed $(NODE_MODULES)
 	build/wheel/venv/bin/python -P -m pytest --ignore=tests/protocol
