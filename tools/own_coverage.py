@@ -1,7 +1,7 @@
 """Check that every module of the core is covered, to the last branch, by its own test file alone.
 
 A whole that is covered says little about its parts: a state machine runs through every module and checks few of them.
-So `tests/conftest.py` tells coverage from which file each test comes, and here `protocol/codec.py`, say, is held against
+So `tests/conftest.py` tells coverage from which file each test comes, and here `protocol/codec.py`, say, is held to
 what the tests of `tests/protocol/test_codec.py`, and the import of the module, have reached.
 
 Usage: ``python tools/own_coverage.py``, after ``python -m coverage run -m pytest tests/protocol``. Prints what is
