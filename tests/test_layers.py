@@ -55,6 +55,13 @@ LONGER: dict[str, str] = {
 }
 """Files that may be longer, or hold longer functions, each with its reason."""
 
+LAZY = {
+    "src/sandbox_aio/cli/__init__.py": "each command starts without what only the other needs",
+    "src/sandbox_aio/cli/serve.py": "the server's extra may be missing, which deserves a sentence",
+    "src/sandbox_aio/server/serve.py": "only the runtime that was chosen is loaded",
+}
+"""Files that may import ours inside a function, each with its reason. The arrows hold there all the same."""
+
 SRC = sources(f"src/{PACKAGE}")
 CORE = [source for source in SRC if source.room == "protocol"]
 
@@ -79,7 +86,7 @@ def test_imports_follow_the_arrows(source: Source) -> None:
         assert room in allowed, f"{source.name}:{item.line} imports {item.module}; {source.room} may use {allowed}"
 
 
-@pytest.mark.parametrize("source", SRC, ids=by_name)
+@pytest.mark.parametrize("source", [s for s in SRC if s.name not in LAZY], ids=by_name)
 def test_no_import_of_ours_hides_in_a_function(source: Source) -> None:
     hidden = [item for item in source.imports() if item.in_function and room_of(item.module) is not None]
     assert not hidden, f"{source.name}: an import inside a function hides an arrow that points the wrong way: {hidden}"
@@ -175,5 +182,5 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return function.end_lineno - body[0].lineno + 1 if body else 0
 
 
-def test_longer_files_are_still_there() -> None:
-    assert not [name for name in LONGER if not (ROOT / name).exists()]
+def test_every_exception_is_still_there() -> None:
+    assert not [name for name in {**LONGER, **LAZY} if not (ROOT / name).exists()]
