@@ -7,7 +7,6 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 import h11
@@ -22,9 +21,6 @@ from sandbox_aio.runtimes.base import (
     SnapshotInfo,
     Unavailable,
 )
-
-if TYPE_CHECKING:
-    from sandbox_aio.server.streams import Stream
 
 __all__ = ["HOST", "Daemon", "FakeRuntime", "RawClient", "Received"]
 
@@ -218,26 +214,27 @@ class RawClient:
     async def ask(self, data: bytes, *, method: bytes = b"GET") -> tuple[int, dict[str, str], bytes]:
         """Send bytes and read one answer."""
         self.writer.write(data)
-        return await self.answer(method=method)
+        return await self.answer(method=method, upgrade=b"\r\nupgrade:" in data)
 
-    async def answer(self, *, method: bytes = b"GET") -> tuple[int, dict[str, str], bytes]:
-        """Read one answer to a request with that method: status, headers, body."""
+    async def answer(self, *, method: bytes = b"GET", upgrade: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer to a request with that method: status, headers, body (after 101, what came with it)."""
         connection = h11.Connection(h11.CLIENT)
-        connection.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
+        headers = [("host", "x"), *([("upgrade", "websocket"), ("connection", "upgrade")] if upgrade else [])]
+        connection.send(h11.Request(method=method, target="/", headers=headers))
         connection.send(h11.EndOfMessage())
         async with asyncio.timeout(10):
             response = await next_event(connection, self.reader)
             while isinstance(response, h11.InformationalResponse) and response.status_code != 101:
                 response = await next_event(connection, self.reader)
             assert isinstance(response, h11.Response | h11.InformationalResponse), response
-            headers = {name.decode(): value.decode() for name, value in response.headers}
+            fields = {name.decode(): value.decode() for name, value in response.headers}
             if isinstance(response, h11.InformationalResponse):
-                return 101, headers, connection.trailing_data[0]
+                return 101, fields, connection.trailing_data[0]
             body = b""
             while isinstance(event := await next_event(connection, self.reader), h11.Data):
                 body += event.data
         assert not connection.trailing_data[0]
-        return response.status_code, headers, body
+        return response.status_code, fields, body
 
     async def ended(self) -> bool:
         """Whether the server closes the connection, within 5 s, sending nothing more."""

@@ -57,7 +57,7 @@ class PublicConnection:
         except (ConnectionError, h11.ProtocolError) as error:
             logger.debug("connection dropped: %s", error)
             self._stream.abort()
-        except asyncio.CancelledError:
+        except BaseException:
             self._stream.abort()
             raise
         finally:
@@ -104,17 +104,14 @@ class PublicConnection:
         try:
             await self._handler(exchange)
         except ApiError as error:
-            logger.log(
-                logging.WARNING if error.status >= 500 else logging.INFO,
-                "%s %s: %s (error_id=%s)",
-                head.method.decode(),
-                head.path.decode("latin-1"),
-                error,
-                error.error_id,
-            )
-            if exchange.answered:
-                raise ConnectionAbortedError(str(error)) from error
-            await exchange.respond_error(error)
+            _log(head, error)
+            await _answer_error(exchange, error)
+        except (ConnectionError, h11.ProtocolError):
+            raise
+        except Exception:
+            error = ApiError(500, "InternalError", "the server failed; its log has the reason under this error_id")
+            logger.exception("%s (error_id=%s)", error, error.error_id)
+            await _answer_error(exchange, error)
         return exchange
 
     async def _refuse(self, error: ApiError) -> None:
@@ -130,3 +127,14 @@ class PublicConnection:
             self._h11.start_next_cycle()
             return True
         return False
+
+
+async def _answer_error(exchange: Exchange, error: ApiError) -> None:
+    if exchange.answered:
+        raise ConnectionAbortedError(str(error)) from error  # Too late for another answer.
+    await exchange.respond(error.status, error.headers(), error.body())
+
+
+def _log(head: Head, error: ApiError) -> None:
+    level = logging.WARNING if error.status >= 500 else logging.INFO
+    logger.log(level, "%s %s: %s (error_id=%s)", head.method.decode(), head.path.decode(), error, error.error_id)

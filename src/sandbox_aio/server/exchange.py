@@ -132,10 +132,6 @@ class Exchange:
         data = connection.send(h11.Data(data=body)) or b"" if self.head.method != b"HEAD" else b""
         await self.stream.send(head + data + (connection.send(h11.EndOfMessage()) or b""))
 
-    async def respond_error(self, error: ApiError) -> None:
-        """Send an error's canonical answer."""
-        await self.respond(error.status, error.headers(), error.body())
-
     def upgrade(self, headers: Headers) -> bytes:
         """Send 101 and give the connection away; return what the client sent after its head."""
         self.answered = self.upgraded = True
