@@ -46,9 +46,10 @@ format: .venv/.tools ## format the sources
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-gen: .venv/.tools ## write the generated files anew: the sync facade and the state diagrams
+gen: .venv/.tools ## write the generated files anew: the sync facade, state diagrams, list of the API
 	.venv/bin/python tools/gen_sync.py
 	.venv/bin/python tools/draw_states.py
+	.venv/bin/python tools/list_api.py
 
 constraints: .venv/.tools ## write tools/constraints.txt anew, with the newest version of everything
 	.venv/bin/python tools/pin_versions.py

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 import sandbox_aio
+from sandbox_aio import errors
 from tests.sources import sources
 
 CORE = [f"sandbox_aio.protocol.{module.path.stem}" for module in sources("src/sandbox_aio/protocol")]
@@ -67,6 +69,15 @@ def test_a_star_import_brings_everything() -> None:
 def test_every_async_name_has_its_sync_twin() -> None:
     names = set(sandbox_aio.__all__)
     assert {name.removeprefix("Async") for name in names if name.startswith("Async")} <= names
+
+
+def test_the_tree_of_errors_is_as_drawn() -> None:
+    drawn: dict[str, str] = {}
+    path: list[str] = []
+    for bars, name in re.findall(r"^    ([│├└─ ]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE):
+        path[len(bars) // 4 :] = [name]
+        drawn[name] = path[-2] if len(path) > 1 else "Exception"
+    assert drawn == {name: getattr(errors, name).__base__.__name__ for name in errors.__all__}
 
 
 def test_moving_from_the_official_client_is_one_import_line() -> None:
