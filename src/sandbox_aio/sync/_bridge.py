@@ -13,21 +13,24 @@ import sys
 import threading
 import warnings
 import weakref
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import ClientClosedError
 from ._portal import Call, Portal, Stay
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Awaitable, Callable, Iterator
     from types import TracebackType
 
-__all__ = ["Bridge", "Managed", "Root", "Twin", "unframed"]
+__all__ = ["Batched", "Bridge", "Managed", "Root", "Twin", "unframed"]
 
 T = TypeVar("T")
-M = TypeVar("M", bound="AbstractAsyncContextManager[object]")
+Item = TypeVar("Item", covariant=True)
+M = TypeVar("M", bound=AbstractAsyncContextManager[object])
+B = TypeVar("B", bound="_Iterated[Any]")
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
@@ -72,8 +75,14 @@ class Bridge:
                 if self._stay is None:
                     self._stay = Stay(self._portal, None, self._client).enter()
 
-    def call(self, function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
-        """Await `function(*args, **kwargs)` on the loop and give its result.
+    @overload
+    def call(self, function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T: ...
+
+    @overload
+    def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `function(*args, **kwargs)` on the loop, and await what it gives if that can be awaited.
 
         Raises:
             ClientClosedError: the client is closed, or was closed during the call.
@@ -81,24 +90,26 @@ class Bridge:
             LocalProtocolError: this is the portal's own thread.
         """
         self.open()
-        result: T = Call(self._portal, self._client, partial(function, *args, **kwargs)).run()
-        return result
+        return Call(self._portal, self._client, partial(function, *args, **kwargs)).run()
 
-    def call_owning(self, function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
-        """`call()` for an async context manager, which an interrupt leaves again even if it comes too late to cancel."""
+    @overload
+    def call_owning(self, function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T: ...
+
+    @overload
+    def call_owning(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+
+    def call_owning(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """`call()` for an async context manager; an interrupt that comes too late to cancel leaves it again."""
         self.open()
         call = Call(self._portal, self._client, partial(function, *args, **kwargs))
         try:
-            result: T = call.run()
+            return call.run()
         except BaseException:
             if call.value is not None and not self._portal.forked:
                 Call(self._portal, self._client, partial(call.value.__aexit__, *sys.exc_info())).run()
             raise
-        return result
 
-    def call_relaying(
-        self, names: tuple[str, ...], function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any
-    ) -> T:
+    def call_relaying(self, names: list[str], function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """`call()` with the callbacks that `names` lists among `kwargs`; they run on this thread.
 
         A callback that raises cancels the call, and its exception goes on when the coroutine has cleaned up.
@@ -184,6 +195,34 @@ class Managed(Twin[M]):
     def __exit__(self, *exc_info: object) -> bool | None:
         with unframed:
             return self._stays.pop().exit(*exc_info)
+
+
+class _Iterated(AbstractAsyncContextManager[object], Protocol[Item]):
+    """An async object that is iterated in batches; both halves of a handle share the place where iteration stands."""
+
+    @property
+    def _iterator(self) -> Iterator[Item]: ...
+    async def _fill(self) -> bool: ...
+
+
+class Batched(Managed[B], Generic[B, Item]):
+    """Base of those that are iterated: the loop is crossed once for a batch, and any thread may take the next item."""
+
+    def __init__(self, bridge: Bridge, twin: B) -> None:
+        super().__init__(bridge, twin)
+        self._filling = threading.Lock()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        while True:
+            iterator: Iterator[Item] = self._async._iterator
+            for item in iterator:
+                return item
+            with unframed, self._filling:
+                if not length_hint(self._async._iterator) and not self._bridge.call(self._async._fill):
+                    raise StopIteration
 
 
 class Root(Twin[M]):
