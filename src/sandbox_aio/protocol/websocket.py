@@ -1,9 +1,9 @@
 """One websocket connection (RFC 6455), either role, on wsproto, with what wsproto lacks.
 
-wsproto does the handshake, the masking, control frames and fragments. Around it stands a reader of frame headers
-which bounds the size of a message before it is buffered, hands whole unmasked text messages over without further work
-(nearly all of what a client receives), joins fragments, and makes the first violation final: afterwards nothing is
-read any more.
+wsproto does the masking, control frames and fragments; `upgrade` does the handshake. Around it stands a reader of frame
+headers which bounds the size of a message before it is buffered, hands whole unmasked text messages over without
+further work (nearly all of what a client receives), joins fragments, and makes the first violation final: afterwards
+nothing is read any more.
 
 A driver calls `receive_bytes` or `receive_eof`, then sends what `bytes_to_send` returns, then looks at `events`; once
 `finished` is true it closes the transport. No frame is half a message: an item of `events` that is `bytes` is one
@@ -12,31 +12,16 @@ whole text or binary message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
-from wsproto import ConnectionType, WSConnection
-from wsproto.connection import Connection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Ping,
-    Pong,
-    RejectConnection,
-    RejectData,
-    Request,
-    TextMessage,
-)
-from wsproto.utilities import LocalProtocolError as WSLocalError
-from wsproto.utilities import RemoteProtocolError as WSRemoteError
+from wsproto import ConnectionType
+from wsproto.connection import Connection, ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from ..errors import LocalProtocolError
 from .states import WEBSOCKET_TRANSITIONS, WebSocketInput, WebSocketState, step
+from .upgrade import ClientUpgrade, Headers, Refused, UpgradeError, answer_upgrade
 
 __all__ = ["Closed", "Opened", "Refused", "WebSocket", "WebSocketEvent", "WebSocketLimits"]
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 @attrs.frozen(kw_only=True)
@@ -63,15 +48,6 @@ class Opened:
 
 
 @attrs.frozen(kw_only=True)
-class Refused:
-    """The peer answered the upgrade with something else than 101."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-@attrs.frozen(kw_only=True)
 class Closed:
     """The connection is over; nothing follows.
 
@@ -89,6 +65,8 @@ class Closed:
 WebSocketEvent = bytes | Opened | Refused | Closed
 
 _TEXT_FINAL = 0x81
+_CONTROL = 0x08
+_MAX_CONTROL_BYTES = 125
 _SMALL = 4096
 
 
@@ -99,17 +77,14 @@ class WebSocket:
         self.state = WebSocketState.CONNECTING
         self._client = client
         self._limits = limits
-        self._handshake: WSConnection | None = None
+        self._upgrade: ClientUpgrade | None = None
         self._frames: Connection | None = None
         self._out: list[bytes] = []
         self._events: list[WebSocketEvent] = []
-        self._head = b""
-        self._refusal: Refused | None = None
         self._tail = b""
         self._parts: list[bytes] = []
         self._needed = 0
-        self._fragments: list[str | bytes] = []
-        self._fragments_bytes = 0
+        self._message: bytearray | None = None
         self._heard_at: float | None = None
         self._ping_sent_at: float | None = None
         self._close_sent_at: float | None = None
@@ -127,20 +102,23 @@ class WebSocket:
             host: the value of the `Host` header.
             target: path and query.
             headers: more headers, as bytes; their names may not be those of the handshake itself.
+
+        Raises:
+            LocalProtocolError: the host, the target or a header cannot be sent.
         """
         websocket = cls(client=True, limits=limits or WebSocketLimits())
-        websocket._handshake = WSConnection(ConnectionType.CLIENT)
-        try:
-            request = websocket._handshake.send(Request(host=host, target=target, extra_headers=list(headers)))
-        except WSLocalError as exc:
-            raise LocalProtocolError(f"the upgrade request cannot be made: {exc}") from None
-        websocket._out.append(request)
+        websocket._upgrade = ClientUpgrade(
+            host=host,
+            target=target,
+            headers=headers,
+            max_head_bytes=websocket._limits.max_head_bytes,
+            max_refusal_bytes=websocket._limits.max_refusal_bytes,
+        )
+        websocket._out.append(websocket._upgrade.request)
         return websocket
 
     @classmethod
-    def accept(
-        cls, *, target: str, headers: Headers, limits: WebSocketLimits | None = None, trailing: bytes = b""
-    ) -> WebSocket:
+    def accept(cls, *, headers: Headers, limits: WebSocketLimits | None = None, trailing: bytes = b"") -> WebSocket:
         """Begin the server's side from a request whose head was read by somebody else: the 101 is queued.
 
         Args:
@@ -150,16 +128,9 @@ class WebSocket:
             LocalProtocolError: the request is no valid upgrade to a websocket; answer it with 400.
         """
         websocket = cls(client=False, limits=limits or WebSocketLimits())
-        handshake = WSConnection(ConnectionType.SERVER)
-        try:
-            handshake.initiate_upgrade_connection(list(headers), target)
-            websocket._out.append(handshake.send(AcceptConnection()))
-        except (WSRemoteError, WSLocalError) as exc:
-            raise LocalProtocolError(f"the request is no upgrade to a websocket: {exc}") from None
-        websocket._step(WebSocketInput.ACCEPT)
-        websocket._frames = Connection(ConnectionType.SERVER)
-        if trailing:
-            websocket._read_frames(trailing)
+        websocket._out.append(answer_upgrade(headers))
+        websocket._open()
+        websocket._read_frames(trailing)
         return websocket
 
     # --- the five verbs ----------------------------------------------------------------------------------------------
@@ -170,8 +141,8 @@ class WebSocket:
             return
         self._heard_at = now
         self._ping_sent_at = None
-        if self.state is WebSocketState.CONNECTING:
-            self._read_handshake(data)
+        if self._upgrade is not None:
+            self._read_upgrade(self._upgrade, data)
         else:
             self._read_frames(data)
 
@@ -179,13 +150,12 @@ class WebSocket:
         """The peer ended its direction, or the connection broke."""
         if self.finished:
             return
-        if self._refusal is not None:
-            self._refuse()
+        refusal = self._upgrade.receive_eof() if self._upgrade is not None else None
+        if refusal is not None:
+            self._end(WebSocketInput.FAIL, refusal)
             return
-        connecting = self.state is WebSocketState.CONNECTING
-        self._step(WebSocketInput.EOF)
-        where = "during the upgrade" if connecting else "without a close frame"
-        self._events.append(Closed(code=1006, reason=f"the connection ended {where}"))
+        where = "without a close frame" if self._upgrade is None else "during the upgrade"
+        self._end(WebSocketInput.EOF, Closed(code=1006, reason=f"the connection ended {where}"))
 
     def send_text(self, text: str | bytes) -> None:
         """Queue one text message. As bytes it must be valid UTF-8; a server's message is not copied.
@@ -263,76 +233,34 @@ class WebSocket:
         if deadline is None or now < deadline:
             return
         if self.state is WebSocketState.CLOSING:
-            self._step(WebSocketInput.EOF)
-            self._events.append(Closed(code=1006, reason="the peer did not answer the close frame"))
+            self._end(WebSocketInput.EOF, Closed(code=1006, reason="the peer did not answer the close frame"))
         elif self._ping_sent_at is None:
             assert self._frames is not None
             self._out.append(self._frames.send(Ping()))
             self._ping_sent_at = now
         else:
-            self._step(WebSocketInput.FAIL)
-            waited = self._limits.ping_timeout
-            self._events.append(Closed(code=1006, reason=f"the peer answered no ping for {waited:g} s", silent=True))
+            reason = f"the peer answered no ping for {self._limits.ping_timeout:g} s"
+            self._end(WebSocketInput.FAIL, Closed(code=1006, reason=reason, silent=True))
 
     # --- the handshake -----------------------------------------------------------------------------------------------
 
-    def _read_handshake(self, data: bytes) -> None:
-        if self._refusal is not None:
-            self._read_refusal(data)
-            return
-        self._head += data
-        end = self._head.find(b"\r\n\r\n")
-        if end < 0 or end + 4 > self._limits.max_head_bytes:
-            if len(self._head) > self._limits.max_head_bytes:
-                self._fail(1002, "the response to the upgrade has an oversized head")
-            elif not b"HTTP/".startswith(self._head[:5]) and not self._head.startswith(b"HTTP/"):
-                self._fail(1002, "the response to the upgrade is not HTTP")
-            return
-        head, rest = self._head[: end + 4], self._head[end + 4 :]
-        self._head = b""
-        assert self._handshake is not None
+    def _open(self) -> None:
+        self._step(WebSocketInput.ACCEPT)
+        self._upgrade = None
+        self._frames = Connection(ConnectionType.CLIENT if self._client else ConnectionType.SERVER)
+
+    def _read_upgrade(self, upgrade: ClientUpgrade, data: bytes) -> None:
         try:
-            self._handshake.receive_data(head)
-            event = next(iter(self._handshake.events()), None)
-        except WSRemoteError as exc:
-            self._fail(1002, f"the response to the upgrade is invalid: {exc}")
+            answer = upgrade.receive_bytes(data)
+        except UpgradeError as exc:
+            self._fail(1002, str(exc))
             return
-        if isinstance(event, AcceptConnection):
-            self._handshake = None
-            self._frames = Connection(ConnectionType.CLIENT)
-            self._step(WebSocketInput.ACCEPT)
+        if isinstance(answer, Refused):
+            self._end(WebSocketInput.FAIL, answer)
+        elif answer is not None:
+            self._open()
             self._events.append(Opened())
-            if rest:
-                self._read_frames(rest)
-        elif isinstance(event, RejectConnection):
-            self._refusal = Refused(status=event.status_code, headers=list(event.headers), body=b"")
-            if event.has_body:
-                self._read_refusal(rest)
-            else:
-                self._refuse()
-        else:
-            self._fail(1002, "the response to the upgrade is invalid")
-
-    def _read_refusal(self, data: bytes) -> None:
-        assert self._handshake is not None and self._refusal is not None
-        body, finished = self._refusal.body, False
-        try:
-            self._handshake.receive_data(data)
-            for event in self._handshake.events():
-                if isinstance(event, RejectData):
-                    body += event.data
-                    finished = finished or event.body_finished
-        except WSRemoteError:
-            finished = True
-        limit = self._limits.max_refusal_bytes
-        self._refusal = attrs.evolve(self._refusal, body=body[:limit])
-        if finished or len(body) >= limit:
-            self._refuse()
-
-    def _refuse(self) -> None:
-        assert self._refusal is not None
-        self._step(WebSocketInput.FAIL)
-        self._events.append(self._refusal)
+            self._read_frames(answer)
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
@@ -366,7 +294,11 @@ class WebSocket:
                 start += 4
             if total < start:
                 break
-            if size > self._limits.max_message_bytes - self._fragments_bytes:
+            if data[position] & _CONTROL:
+                if size > _MAX_CONTROL_BYTES:
+                    self._fail(1002, f"a control frame is over {_MAX_CONTROL_BYTES} bytes")
+                    return
+            elif size > self._limits.max_message_bytes - len(self._message or b""):
                 self._fail(1009, f"a message is over {self._limits.max_message_bytes} bytes")
                 return
             end = start + size
@@ -376,7 +308,7 @@ class WebSocket:
                     self._needed = end - total
                     return
                 break
-            if data[position] == _TEXT_FINAL and not masked and self._client and not self._fragments:
+            if data[position] == _TEXT_FINAL and not masked and self._client and self._message is None:
                 events.append(data[start:end])
             else:
                 self._read_slowly(data[position:end])
@@ -388,47 +320,47 @@ class WebSocket:
     def _read_slowly(self, frame: bytes) -> None:
         """Give one whole frame to wsproto: control frames, fragments, masked, binary and invalid ones."""
         assert self._frames is not None
-        try:
-            self._frames.receive_data(frame)
-            for event in self._frames.events():
-                self._handle(event)
-        except WSRemoteError as exc:
-            self._fail(1002, str(exc) or "a frame is invalid")
+        self._frames.receive_data(frame)
+        for event in self._frames.events():
+            if isinstance(event, TextMessage | BytesMessage):
+                self._receive_part(event)
+            elif isinstance(event, Ping):
+                if self.state is WebSocketState.OPEN:
+                    self._out.append(self._frames.send(event.response()))
+            elif isinstance(event, CloseConnection):
+                self._receive_close(event)
+            else:
+                assert isinstance(event, Pong)
 
-    def _handle(self, event: object) -> None:
-        assert self._frames is not None
-        if isinstance(event, TextMessage | BytesMessage):
-            data = event.data if isinstance(event, TextMessage) else bytes(event.data)
-            self._fragments.append(data)
-            self._fragments_bytes += len(data.encode()) if isinstance(data, str) else len(data)
-            if event.message_finished:
-                parts, self._fragments, self._fragments_bytes = self._fragments, [], 0
-                self._events.append(b"".join(p.encode() if isinstance(p, str) else p for p in parts))
-        elif isinstance(event, Ping):
-            if self.state is WebSocketState.OPEN:
-                self._out.append(self._frames.send(event.response()))
-        elif isinstance(event, CloseConnection):
-            self._receive_close(event)
-        else:
-            assert isinstance(event, Pong)
+    def _receive_part(self, event: TextMessage | BytesMessage) -> None:
+        if self._message is None:
+            self._message = bytearray()
+        self._message += event.data.encode() if isinstance(event, TextMessage) else event.data
+        if event.message_finished:
+            self._events.append(bytes(self._message))
+            self._message = None
 
     def _receive_close(self, event: CloseConnection) -> None:
         assert self._frames is not None
-        if self._frames.state.name == "OPEN":  # wsproto emits this for what it could not parse, too
+        if self._frames.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):  # wsproto could not parse it
             self._fail(int(event.code), event.reason or "a frame is invalid")
             return
         if self.state is WebSocketState.OPEN:
             self._out.append(self._frames.send(event.response()))
-        self._step(WebSocketInput.PEER_CLOSE)
-        self._events.append(Closed(code=int(event.code), reason=event.reason or ""))
+        self._end(WebSocketInput.PEER_CLOSE, Closed(code=int(event.code), reason=event.reason or ""))
 
     def _fail(self, code: int, reason: str) -> None:
         if self.state is WebSocketState.OPEN:
             assert self._frames is not None
-            self._out.append(self._frames.send(CloseConnection(code=code, reason=reason[:100])))
-        self._step(WebSocketInput.FAIL)
-        self._tail, self._parts, self._fragments = b"", [], []
-        self._events.append(Closed(code=code, reason=reason, violation=True))
+            self._out.append(self._frames.send(CloseConnection(code=code, reason=reason)))
+        self._end(WebSocketInput.FAIL, Closed(code=code, reason=reason, violation=True))
+
+    def _end(self, input: WebSocketInput, event: Closed | Refused) -> None:
+        """Be finished: say so, and let go of all that was half read."""
+        self._step(input)
+        self._events.append(event)
+        self._tail, self._parts, self._needed, self._message = b"", [], 0, None
+        self._upgrade = self._frames = None
 
     def _step(self, input: WebSocketInput) -> None:
         self.state = step(WEBSOCKET_TRANSITIONS, self.state, input)
