@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,7 +62,7 @@ def test_boundaries_are_found_however_the_bytes_are_cut(sent: list[bytes], cuts:
         ends.add(max(ends) + len(one))
     positions = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     follower = FrameFollower()
-    for start, end in zip(positions, positions[1:], strict=False):
+    for start, end in itertools.pairwise(positions):
         # A second follower stops here: it names the first boundary after `start` if it is in this piece.
         if not follower.at_boundary:
             other = FrameFollower()

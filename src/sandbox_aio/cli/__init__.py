@@ -63,7 +63,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--snapshot", metavar="S", help="what the sandbox boots: a UUID, a name or name:tag")
-    add("--timeout", type=float, default=0, metavar="SECONDS", help="kill the command after this time (default: never)")
+    add("--timeout", type=int, default=0, metavar="SECONDS", help="kill the command after this time (default: never)")
     add("--tty", action="store_true", help="give the command a terminal")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; repeatable")
     add("--cwd", metavar="DIR", help="where the command runs")

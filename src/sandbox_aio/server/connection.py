@@ -109,9 +109,9 @@ class PublicConnection:
         except (ConnectionError, h11.ProtocolError):
             raise
         except Exception:
-            error = ApiError(500, "InternalError", "the server failed; its log has the reason under this error_id")
-            logger.exception("%s (error_id=%s)", error, error.error_id)
-            await _answer_error(exchange, error)
+            fault = ApiError(500, "InternalError", "the server failed; its log has the reason under this error_id")
+            logger.exception("%s (error_id=%s)", fault, fault.error_id)
+            await _answer_error(exchange, fault)
         return exchange
 
     async def _refuse(self, error: ApiError) -> None:

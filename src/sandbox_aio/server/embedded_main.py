@@ -3,8 +3,8 @@
 The contract with whoever starts it:
 
 * **stdin** is the lifeline: a pipe whose other end the owner keeps and writes nothing to. When it ends, or when the
-  owner is no longer this process's parent, the server destroys every sandbox and exits with code 0. The owner thus needs
-  to do nothing for that, however it ends.
+  owner is no longer this process's parent, the server destroys every sandbox and exits with code 0. The owner need do
+  nothing for that, however it ends.
 * **stdout** gets one line of JSON and is closed then. Either the server is ready:
   `{"endpoint": "http://127.0.0.1:PORT/api/v2/sandboxes", "api_key": "..."}`; or it cannot serve, and exits with code 1:
   `{"error": "<sentence>", "hint": "<what to do, may be empty>"}`.

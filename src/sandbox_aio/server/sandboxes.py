@@ -58,6 +58,7 @@ class SandboxRegistry:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._deleting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     # Reading.
 
@@ -147,13 +148,14 @@ class SandboxRegistry:
     def daemon_ended(self, id: str, reason: str) -> None:
         """The runtime's exit callback: a running sandbox has failed."""
         sandbox = self._store.find(id)
-        if sandbox is not None and sandbox.status is Status.READY:
+        if sandbox is not None and sandbox.status is Status.READY and not self._closed:
             logger.warning("sandbox %s failed: %s", sandbox.name, reason)
             self._addresses.pop(id, None)
             self._apply(id, Change.BROKE, Failure("DaemonEnded", reason))
 
     async def aclose(self) -> None:
         """Wait for what is under way. No call may follow."""
+        self._closed = True
         while self._tasks:
             await asyncio.wait(self._tasks)
 

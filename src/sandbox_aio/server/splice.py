@@ -71,7 +71,13 @@ class FrameFollower:
             self._skip = 0
             return position
         while position < size:
-            body = self._frame_body(data, position, size)
+            if not to_boundary and position + 1 < size and (length := data[position + 1]) < 126:
+                # The common short frame, without a call.
+                if not data[position] & 0x08:
+                    self.in_message = data[position] < 0x80
+                position += 2 + length
+                continue
+            body = self._frame_end(data, position, size)
             if body is None:
                 self._head = data[position:]
                 self._skip = 0
@@ -83,7 +89,7 @@ class FrameFollower:
         self._skip = position - size
         return None
 
-    def _frame_body(self, data: bytes, position: int, size: int) -> int | None:
+    def _frame_end(self, data: bytes, position: int, size: int) -> int | None:
         """Read the header at `position` and return where its frame ends; None when the header is incomplete."""
         if size - position < 2:
             return None

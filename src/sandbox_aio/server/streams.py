@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -57,6 +59,8 @@ class Stream(asyncio.Protocol):
         return True  # Our own side stays open: the peer may have half-closed.
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._ended:
+            self._rescue()
         self._lost = True
         self._end()
         for drainer in self._drainers:
@@ -175,6 +179,20 @@ class Stream(asyncio.Protocol):
         self._wake_receiver()
         if self.on_gone is not None:
             self.on_gone()
+
+    def _rescue(self) -> None:
+        """Read what the peer said before it stopped listening.
+
+        A peer may answer and close while we still send. The event loop then fails the transport at our next write, although
+        the answer waits in the socket, which stays open until this callback returns.
+        """
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):
+            while self._size < READ_BUFFER and (data := os.read(descriptor, READ_BUFFER)):
+                self._chunks.append(data)
+                self._size += len(data)
 
     def _wake_receiver(self) -> None:
         if self._receiver is not None and not self._receiver.done():
