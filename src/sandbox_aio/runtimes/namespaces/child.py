@@ -24,10 +24,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from . import control, mounts, seccomp, syscalls
-from .plan import BootPlan
+
+if TYPE_CHECKING:
+    from .plan import BootPlan
 
 __all__ = ["DaemonEntry", "boot"]
 

@@ -7,12 +7,15 @@ is done by the sandbox's root, so the kernel refuses whatever a stranger may not
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from . import syscalls
-from .plan import Overlay
 from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .plan import Overlay
 
 __all__ = ["device_nodes", "enter", "make_private", "mount_overlays", "mount_proc", "protect_proc"]
 

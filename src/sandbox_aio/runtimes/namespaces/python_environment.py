@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["VENV", "lay", "system_interpreter"]
 
 VENV: Final = "opt/venv"
 _CANDIDATES: Final = ("/usr/local/bin/python3", "/usr/bin/python3")
-_PIP_SCRIPT: Final = "#!/{venv}/bin/python3\nimport sys\n\nfrom pip._internal.cli.main import main\n\nsys.exit(main())\n"
+_PIP_SCRIPT: Final = (
+    "#!/{venv}/bin/python3\nimport sys\n\nfrom pip._internal.cli.main import main\n\nsys.exit(main())\n"
+)
 
 
 def system_interpreter() -> Path | None:

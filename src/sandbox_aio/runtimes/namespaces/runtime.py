@@ -1,18 +1,17 @@
-"""The `namespaces` runtime: sandboxes out of Linux namespaces, overlays and nothing that pip does not bring."""
+"""The `namespaces` runtime, as the server sees it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import logging
 import os
+import re
 import shutil
-import socket
-import subprocess
 import uuid
 import zlib
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import attrs
 
@@ -26,208 +25,433 @@ from ..base import (
     SnapshotInfo,
     Unavailable,
 )
-from . import snapshot_host, zygote_client
+from . import handover, probe, sandbox_directory, snapshot_host
+from .cgroups import Cgroups, remove_groups
 from .idmap import SLOTS, IdMap
-from .plan import BootPlan, Layer, Overlay
+from .keeper import ZygoteKeeper
+from .plan import BootPlan, Overlay
+from .sandbox_directory import Record
 from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
-from .zygote_client import ZygoteClient
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 __all__ = ["NamespacesRuntime"]
 
-_HOSTNAME_MAX: Final = 63
-_WORK_DIR: Final = "/home/user"
-_PATH: Final = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT: Final = {"PATH": _PATH, "LANG": "C.UTF-8"}
-_DAEMON_ENTRY: Final = "sandbox_aio.daemon.main:run"
+logger = logging.getLogger("sandbox_aio.runtimes")
+
+DAEMON_ENTRY: Final = "sandbox_aio.daemon.main:run"
+_ENVIRONMENT: Final = {
+    "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
+_HOSTNAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+
+
+_T = TypeVar("_T")
 
 
 @attrs.define(eq=False, kw_only=True)
 class _Sandbox:
     spec: SandboxSpec
     ids: IdMap
-    state: str = "created"
+    state: Literal["created", "running", "stopped", "failed"] = "created"
     reason: str | None = None
     changing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    """Held while it is started, stopped or destroyed."""
+    """Held while it is created, started, stopped or destroyed."""
 
 
 class NamespacesRuntime:
     """Sandboxes on this machine, each in namespaces of its own.
 
-    `ephemeral`: the sandboxes end with the process that opened the runtime, however it ends, and a later runtime on the same
-    directory finds none. Otherwise they run on, and a later runtime finds them again.
+    `ephemeral`: the sandboxes end with the process that opened the runtime, however it ends, and nothing of them is left.
+    Otherwise they run on, and a later runtime on the same directory finds them again.
     `die_with`: a descriptor; an ephemeral zygote also ends everything when it reads end of file from it.
-    `daemon_entry`: `module:function`, imported by the zygote; called in every sandbox with the listening socket and the configuration.
+    `daemon_entry`: `module:function`; the zygote imports it, and every sandbox calls it with its listener and its configuration.
     """
 
-    name = "namespaces"
+    name = probe.NAME
 
     def __init__(
-        self, state_dir: Path, *, ephemeral: bool, die_with: int | None = None, daemon_entry: str = _DAEMON_ENTRY
+        self, state_dir: Path, *, ephemeral: bool, die_with: int | None = None, daemon_entry: str = DAEMON_ENTRY
     ) -> None:
         self._state = StateDirectory(Path(state_dir))
         self._ephemeral = ephemeral
-        self._die_with = die_with
-        self._daemon_entry = daemon_entry
-        self._client: ZygoteClient | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._starting_zygote = asyncio.Lock()
         self._on_exit: ExitCallback = lambda id, reason: None
+        self._capabilities: Capabilities | None = None
+        self._keeper = ZygoteKeeper(
+            self._state,
+            ephemeral=ephemeral,
+            die_with=die_with,
+            daemon_entry=daemon_entry,
+            on_exit=self._sandbox_ended,
+            on_loss=self._zygote_lost,
+        )
         self._sandboxes: dict[str, _Sandbox] = {}
-        self._skeleton: Path | None = None
+        self._tag = f"sandbox-aio-{zlib.crc32(os.fsencode(self._state.path)):08x}"
+        self._cgroups = Cgroups(parents={}, versions={})
         self._next_slot = zlib.crc32(os.fsencode(self._state.path)) % SLOTS
-        self._cleaning: set[asyncio.Task[None]] = set()
+        self._shared_ids: IdMap | None = None
+        self._unmapped: frozenset[str] = frozenset()
+        self._system_directories = snapshot_host.system_directories()
+        self._skeleton = Path()
+        self._overlays: tuple[Overlay, ...] = ()
+        self._cleaning: asyncio.Task[None] | None = None
+        self._trash_is_full = False
+
+    # The runtime as a whole.
 
     async def open(self, on_exit: ExitCallback) -> Capabilities:
+        """Make the runtime ready: see `Runtime.open`.
+
+        Raises RuntimeFailure when the runtime is unavailable here, and when another server uses the state directory.
+        Cancellation: safe; nothing is left.
+        """
         self._on_exit = on_exit
+        if (unavailable := probe.preconditions()) is not None:
+            raise _failure(unavailable)
         await asyncio.to_thread(self._state.open)
-        self._skeleton = await asyncio.to_thread(snapshot_host.build_skeleton, self._state.snapshots)
-        await self._zygote()
-        result = await self.probe()
-        assert isinstance(result, Capabilities)
-        return result
+        try:
+            await self._recover()
+            found = await self._try_out()
+            if isinstance(found, Unavailable):
+                raise _failure(found)
+        except BaseException:
+            await _shielded(self._abandon())
+            raise
+        self._capabilities = found
+        return found
+
+    async def aclose(self, *, destroy: bool) -> None:
+        """Let go: see `Runtime.aclose`. An ephemeral runtime always destroys. Cancellation: it is finished all the same."""
+        await _shielded(self._close(destroy=destroy or self._ephemeral))
 
     async def probe(self) -> Capabilities | Unavailable:
-        return Capabilities(
-            runtime=self.name, strength="namespace", uids="range" if os.geteuid() == 0 else "single",
-            memory="none", cpu="none", pids="rlimit", disk="none", network="loopback", seccomp=True,
+        """Say what this machine allows, from a boot that was really tried. Opens and closes the runtime if it is not open."""
+        if self._capabilities is not None:
+            return self._capabilities
+        if (unavailable := probe.preconditions()) is not None:
+            return unavailable
+        try:
+            await asyncio.to_thread(self._state.open)
+        except RuntimeFailure as failure:
+            return Unavailable(runtime=self.name, reason=str(failure), hint="choose another --state-dir")
+        try:
+            return await self._try_out()
+        finally:
+            await _shielded(self._abandon())
+
+    async def _close(self, *, destroy: bool) -> None:
+        if self._cleaning is not None:
+            await asyncio.wait([self._cleaning])
+        if not destroy:
+            self._keeper.leave()
+            self._state.close()
+            return
+        await self._keeper.end()
+        await asyncio.to_thread(self._remove_everything)
+        self._sandboxes.clear()
+
+    async def _abandon(self) -> None:
+        """Undo a half-done `open`, without touching the sandboxes of a persistent predecessor."""
+        if self._ephemeral or not self._sandboxes:
+            await self._close(destroy=True)
+        else:
+            await self._close(destroy=False)
+
+    def _remove_everything(self) -> None:
+        lock = self._state.try_zygote_lock()
+        try:
+            self._cgroups.clear()
+            self._state.remove()
+        finally:
+            if lock is not None:
+                os.close(lock)
+            self._state.close()
+
+    async def _recover(self) -> None:
+        """Come to terms with what an earlier server left: take its sandboxes over, or remove them."""
+        running = await self._keeper.take_over()
+        if running is None:
+            await asyncio.to_thread(self._kill_orphans)
+        if self._ephemeral:
+            await asyncio.to_thread(self._state.clear)
+            await asyncio.to_thread(Cgroups.detect(self._tag).clear)
+        else:
+            self._adopt(running or set())
+
+    def _kill_orphans(self) -> None:
+        for directory in self._state.sandboxes.iterdir():
+            sandbox_directory.kill_orphan(directory)
+
+    def _adopt(self, running: set[str]) -> None:
+        for directory in list(self._state.sandboxes.iterdir()):
+            record = Record.read(directory)
+            if record is None:
+                self._state.discard(directory)
+                continue
+            id = record.spec.id
+            state: Literal["running", "stopped"] = "running" if id in running else "stopped"
+            self._sandboxes[id] = _Sandbox(spec=record.spec, ids=record.ids, state=state)
+        self._clean_up()
+
+    async def _try_out(self) -> Capabilities | Unavailable:
+        """Boot a sandbox that ends where its daemon would begin; learn which layers cannot be mapped on the way."""
+        self._cgroups = await asyncio.to_thread(Cgroups.detect, self._tag)
+        self._keeper.cgroups = [str(path) for path in self._cgroups.parents.values()]
+        ids = IdMap.of_this_user() if os.geteuid() != 0 else IdMap.of_slot(self._next_slot)
+        while True:
+            owner = self._shared_ids.uid if self._shared_ids else 0
+            self._skeleton = await asyncio.to_thread(snapshot_host.build_skeleton, self._state.snapshots, owner)
+            self._overlays = sandbox_directory.overlays(self._skeleton, self._system_directories, self._unmapped)
+            answer = await self._trial(ids)
+            if answer["ok"]:
+                shared = self._shared_ids is not None
+                return probe.capabilities(ids, self._cgroups, self._unmapped, shared_ids=shared)
+            layer = answer.get("layer")
+            if layer is None or layer in self._unmapped:
+                return probe.explain(answer, self._state.path)
+            self._unmapped |= {layer}
+            if layer == str(self._skeleton):
+                self._shared_ids = ids
+
+    async def _trial(self, ids: IdMap) -> dict[str, Any]:
+        id = str(uuid.uuid4())
+        directory = self._state.sandbox(id)
+        plan = BootPlan(
+            id=id, directory=str(directory), ids=ids, overlays=self._overlays, hostname="trial", with_daemon=False
         )
+        client = await self._keeper.client()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            await asyncio.to_thread(sandbox_directory.lay, directory, ids, self._overlays, "trial")
+            return await client.request("start", [null, null], plan=plan.to_message())
+        finally:
+            os.close(null)
+            self._state.discard(directory)
+            self._clean_up()
+
+    # One sandbox.
 
     async def snapshots(self) -> list[SnapshotInfo]:
-        return [SnapshotInfo(id=HOST_SNAPSHOT_ID, name="host", tags=("latest",), fs_capacity_bytes=shutil.disk_usage(self._state.path).total, work_dir=_WORK_DIR, env_vars=_ENVIRONMENT)]
+        """Return the one snapshot that there is: the machine's own programs in a fresh system."""
+        capacity = (await asyncio.to_thread(shutil.disk_usage, self._state.path)).total
+        return [
+            SnapshotInfo(
+                id=HOST_SNAPSHOT_ID,
+                name="host",
+                tags=("latest",),
+                fs_capacity_bytes=capacity,
+                work_dir=handover.FILES_ROOT,
+                env_vars=_ENVIRONMENT,
+            )
+        ]
 
     async def create(self, spec: SandboxSpec) -> None:
+        """Make a sandbox's directory: see `Runtime.create`. Nothing happens when there is such a sandbox.
+
+        Raises RuntimeFailure for an unknown snapshot, a bad id or host name, a limit that cannot be enforced, and a full disk.
+        """
+        self._require_sane(spec)
         if spec.id in self._sandboxes:
             return
-        ids = self._new_ids()
-        sandbox = self._sandboxes[spec.id] = _Sandbox(spec=spec, ids=ids)
-        await asyncio.to_thread(self._lay_directories, sandbox)
+        sandbox = _Sandbox(spec=spec, ids=self._free_ids())
+        self._sandboxes[spec.id] = sandbox
+        directory = self._state.sandbox(spec.id)
+        async with sandbox.changing:
+            try:
+                await _shielded(asyncio.to_thread(self._lay, sandbox, directory))
+            except BaseException as error:
+                self._sandboxes.pop(spec.id, None)
+                self._state.discard(directory)
+                self._clean_up()
+                if isinstance(error, OSError):
+                    raise RuntimeFailure(f"the sandbox's directory cannot be made: {error}", kind="Runtime") from error
+                raise
 
-    def _new_ids(self) -> IdMap:
+    def _require_sane(self, spec: SandboxSpec) -> None:
+        try:
+            if str(uuid.UUID(spec.id)) != spec.id:
+                raise ValueError
+        except ValueError:
+            raise RuntimeFailure(f"{spec.id!r} is not a UUID in lower case") from None
+        if spec.snapshot_id != HOST_SNAPSHOT_ID:
+            raise RuntimeFailure(f"there is no snapshot {spec.snapshot_id!r}", kind="SnapshotNotFound")
+        if not _HOSTNAME.fullmatch(spec.hostname):
+            raise RuntimeFailure(f"{spec.hostname!r} is not a host name: letters, digits, '-' and '.', at most 63")
+        self._cgroups.require(cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes)
+
+    def _free_ids(self) -> IdMap:
         if os.geteuid() != 0:
             return IdMap.of_this_user()
+        if self._shared_ids is not None:
+            return self._shared_ids
         taken = {sandbox.ids.uid for sandbox in self._sandboxes.values()}
-        while (ids := IdMap.of_slot(self._next_slot)).uid in taken:
+        if len(taken) >= SLOTS:
+            raise RuntimeFailure(f"there are {SLOTS} sandboxes, and no more user ids for another")
+        while True:
             self._next_slot = (self._next_slot + 1) % SLOTS
-        self._next_slot = (self._next_slot + 1) % SLOTS
-        return ids
+            ids = IdMap.of_slot(self._next_slot)
+            if ids.uid not in taken:
+                return ids
 
-    def _lay_directories(self, sandbox: _Sandbox) -> None:
-        directory = str(self._state.sandbox(sandbox.spec.id))
-        mode = 0o711
-        os.mkdir(directory, mode)
-        os.mkdir(f"{directory}/root", mode)
-        names = ["upper", "work"]
-        for system in snapshot_host.system_directories():
-            names += [f"{system}.upper", f"{system}.work"]
-        for name in [*names, "upper/etc"]:
-            os.mkdir(f"{directory}/{name}", 0o755)
-        hostname = sandbox.spec.hostname
-        files = {"hostname": f"{hostname}\n", "hosts": f"127.0.0.1 localhost {hostname}\n::1 localhost\n"}
-        for name, text in files.items():
-            with open(f"{directory}/upper/etc/{name}", "w") as file:
-                file.write(text)
-        if sandbox.ids.count > 1:
-            for name in [*names, "upper/etc", "upper/etc/hosts", "upper/etc/hostname"]:
-                os.chown(f"{directory}/{name}", sandbox.ids.uid, sandbox.ids.gid)
+    def _lay(self, sandbox: _Sandbox, directory: Path) -> None:
+        sandbox_directory.lay(directory, sandbox.ids, self._overlays, sandbox.spec.hostname)
+        if not self._ephemeral:
+            Record(spec=sandbox.spec, ids=sandbox.ids).write(directory)
 
     async def start(self, id: str) -> DaemonAddress:
-        sandbox = self._sandboxes[id]
-        client = await self._zygote()
-        spec = sandbox.spec
-        path = self._state.daemon_socket(id)
-        with contextlib.ExitStack() as stack:
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            path.unlink(missing_ok=True)
-            listener.bind(str(path))
-            path.chmod(0o600)
-            listener.listen(4096)
-            config = os.memfd_create("configuration")
-            stack.callback(os.close, config)
-            settings = {
-                "sandbox_id": spec.id, "secret": spec.secret, "work_dir": spec.work_dir, "user": spec.user,
-                "env_vars": dict(spec.env_vars), "files_root": _WORK_DIR, "hostname": spec.hostname,
-            }
-            os.write(config, json.dumps(settings).encode())
-            os.lseek(config, 0, os.SEEK_SET)
-            answer = await client.request("start", [listener.fileno(), config], plan=self._plan(sandbox).to_message())
-        if not answer["ok"]:
-            path.unlink(missing_ok=True)
-            raise RuntimeFailure(f"sandbox {id} did not start, at {answer['stage']!r}: {answer['error']}")
-        sandbox.state = "running"
-        return DaemonAddress(path=str(path), secret=spec.secret)
+        """Boot a sandbox: see `Runtime.start`. Nothing happens when it runs.
 
-    def _plan(self, sandbox: _Sandbox) -> BootPlan:
-        mapped = sandbox.ids.count > 1
-        root = Overlay(target="", layers=(Layer(path=str(self._skeleton), mapped=mapped),), upper="upper", work="work")
-        system = [
-            Overlay(target=name, layers=(Layer(path=f"/{name}", mapped=mapped),), upper=f"{name}.upper", work=f"{name}.work")
-            for name in snapshot_host.system_directories()
-        ]
-        return BootPlan(id=sandbox.spec.id, directory=str(self._state.sandbox(sandbox.spec.id)), ids=sandbox.ids, overlays=(root, *system), hostname=sandbox.spec.hostname)
+        Raises RuntimeFailure that names the step and the kernel's reason; nothing but the sandbox's files is left then.
+        Cancellation: the sandbox does not run.
+        """
+        sandbox = self._known(id)
+        async with sandbox.changing:
+            if sandbox.state != "running":
+                try:
+                    await self._boot(sandbox)
+                except BaseException as error:
+                    sandbox.state, sandbox.reason = "failed", str(error) or type(error).__name__
+                    await _shielded(self._end(sandbox))
+                    raise
+                sandbox.state, sandbox.reason = "running", None
+        return self._address(sandbox)
+
+    async def _boot(self, sandbox: _Sandbox) -> None:
+        spec = sandbox.spec
+        client = await self._keeper.client()
+        groups: tuple[str, ...] = ()
+        if spec.cpu_millicores is not None or spec.mem_bytes is not None:
+            groups = await asyncio.to_thread(
+                self._cgroups.make, spec.id, cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes
+            )
+        plan = BootPlan(
+            id=spec.id,
+            directory=str(self._state.sandbox(spec.id)),
+            ids=sandbox.ids,
+            overlays=self._overlays,
+            hostname=spec.hostname,
+            cgroup_files=groups,
+        )
+        with (
+            handover.listener(self._state.daemon_socket(spec.id)) as listener,
+            handover.configuration(spec) as settings,
+        ):
+            answer = await client.request("start", [listener, settings], plan=plan.to_message())
+        if not answer["ok"]:
+            await asyncio.to_thread(remove_groups, groups)
+            raise RuntimeFailure(
+                f"sandbox {spec.id} did not start: at the step {answer.get('stage')!r}: {answer['error']}",
+                kind="Runtime",
+            )
 
     async def address(self, id: str) -> DaemonAddress | None:
+        """Return where the daemon of a running sandbox listens; None when it does not run."""
         sandbox = self._sandboxes.get(id)
-        if sandbox is None or sandbox.state != "running":
-            return None
-        return DaemonAddress(path=str(self._state.daemon_socket(id)), secret=sandbox.spec.secret)
+        return self._address(sandbox) if sandbox is not None and sandbox.state == "running" else None
 
     async def stop(self, id: str) -> None:
+        """Kill every process of a sandbox and keep its files. Nothing happens when it does not run, or is unknown.
+
+        Cancellation: it is stopped all the same.
+        """
         sandbox = self._sandboxes.get(id)
         if sandbox is None:
             return
-        sandbox.state = "stopped"
-        await (await self._zygote()).request("kill", id=id)
-        self._state.daemon_socket(id).unlink(missing_ok=True)
+        async with sandbox.changing:
+            if sandbox.state == "running":
+                sandbox.state = "stopped"
+                await _shielded(self._end(sandbox))
 
     async def destroy(self, id: str) -> None:
-        if id not in self._sandboxes:
+        """Kill every process of a sandbox and take its files away; nothing happens when it is unknown.
+
+        Its files are out of reach at once; removing them goes on in the background until `aclose`.
+        Cancellation: it is destroyed all the same.
+        """
+        sandbox = self._sandboxes.get(id)
+        if sandbox is None:
             return
-        await self.stop(id)
-        del self._sandboxes[id]
-        self._state.discard(self._state.sandbox(id))
-        task = asyncio.create_task(asyncio.to_thread(self._state.empty_trash))
-        self._cleaning.add(task)
-        task.add_done_callback(self._cleaning.discard)
+        async with sandbox.changing:
+            if self._sandboxes.get(id) is sandbox:
+                await _shielded(self._destroy(sandbox))
+
+    async def _destroy(self, sandbox: _Sandbox) -> None:
+        if sandbox.state == "running":
+            sandbox.state = "stopped"
+            await self._end(sandbox)
+        self._state.discard(self._state.sandbox(sandbox.spec.id))
+        self._sandboxes.pop(sandbox.spec.id, None)
+        self._clean_up()
+
+    async def _end(self, sandbox: _Sandbox) -> None:
+        """See to it that nothing of a sandbox runs or listens."""
+        if (client := self._keeper.present) is not None:
+            with contextlib.suppress(RuntimeFailure):  # The zygote is gone, and so is the sandbox.
+                await client.request("kill", id=sandbox.spec.id)
+        self._state.daemon_socket(sandbox.spec.id).unlink(missing_ok=True)
 
     async def list(self) -> list[RuntimeStatus]:
-        return [RuntimeStatus(id=id, state=s.state, reason=s.reason) for id, s in self._sandboxes.items()]
+        """Return all sandboxes, also those that an earlier process made."""
+        return [
+            RuntimeStatus(id=id, state=sandbox.state, reason=sandbox.reason) for id, sandbox in self._sandboxes.items()
+        ]
 
-    async def aclose(self, *, destroy: bool) -> None:
-        if self._client is not None:
-            await self._client.request("shutdown")
-            self._client.close()
-            self._client = None
-        if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
-        for s in list(self._sandboxes):
-            self._state.discard(self._state.sandbox(s))
-        await asyncio.gather(*self._cleaning)
-        await asyncio.to_thread(self._state.clear)
-        await asyncio.to_thread(self._state.empty_trash)
-        self._state.close()
+    def _known(self, id: str) -> _Sandbox:
+        sandbox = self._sandboxes.get(id)
+        if sandbox is None:
+            raise RuntimeFailure(f"there is no sandbox {id!r}", kind="NotFound")
+        return sandbox
 
-    async def _zygote(self) -> ZygoteClient:
-        async with self._starting_zygote:
-            if self._client is None:
-                listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                with listener:
-                    self._state.control_socket.unlink(missing_ok=True)
-                    listener.bind(str(self._state.control_socket))
-                    listener.listen(8)
-                    connection.connect(str(self._state.control_socket))
-                    log = os.open(self._state.path / "zygote.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                    settings = dict(control=listener.fileno(), ephemeral=self._ephemeral, die_with=self._die_with, daemon_entry=self._daemon_entry, trash=[])
-                    self._process = await asyncio.to_thread(zygote_client.spawn, settings, [listener.fileno()], detached=not self._ephemeral, log=log)
-                self._client = ZygoteClient(connection, self._exited, self._lost)
-            return self._client
+    def _address(self, sandbox: _Sandbox) -> DaemonAddress:
+        return DaemonAddress(path=str(self._state.daemon_socket(sandbox.spec.id)), secret=sandbox.spec.secret)
 
-    def _exited(self, id: str, reason: str) -> None:
-        if (s := self._sandboxes.get(id)) is not None:
-            s.state, s.reason = "failed", reason
+    # What happens by itself.
+
+    def _zygote_lost(self) -> None:
+        """The zygote died, and so did, or shall, every sandbox: the next start begins with a new one."""
+        for id, sandbox in list(self._sandboxes.items()):
+            if sandbox.state == "running":
+                self._sandbox_ended(id, f"the zygote ended; {self._state.log} may say why")
+
+    def _sandbox_ended(self, id: str, reason: str) -> None:
+        sandbox = self._sandboxes.get(id)
+        if sandbox is not None and sandbox.state == "running":
+            sandbox.state, sandbox.reason = "failed", reason
+            self._state.daemon_socket(id).unlink(missing_ok=True)
             self._on_exit(id, reason)
 
-    def _lost(self) -> None:
-        self._client = None
+    # Cleaning up.
+
+    def _clean_up(self) -> None:
+        """Remove what was discarded, in the background, one thing after the other."""
+        self._trash_is_full = True
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.create_task(self._empty_trash())
+
+    async def _empty_trash(self) -> None:
+        while self._trash_is_full:
+            self._trash_is_full = False
+            try:
+                await asyncio.to_thread(self._state.empty_trash)
+            except OSError as error:
+                logger.error("cannot remove what a sandbox left: %s", error)
+
+
+def _failure(unavailable: Unavailable) -> RuntimeFailure:
+    return RuntimeFailure(
+        f"the runtime {unavailable.runtime} cannot run here: {unavailable.reason}. To mend it: {unavailable.hint}",
+        kind="RuntimeUnavailable",
+    )
+
+
+async def _shielded(work: Awaitable[_T]) -> _T:
+    """Finish `work` whatever happens to the caller, and be cancelled only then."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

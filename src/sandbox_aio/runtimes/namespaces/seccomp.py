@@ -73,7 +73,10 @@ DENIED: Final[dict[str, tuple[int | None, int | None, int]]] = {
 }
 
 _AUDIT_ARCH: Final = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
-_NUMBERS: Final = {"x86_64": {"clone": 56, "ioctl": 16, "socket": 41}, "aarch64": {"clone": 220, "ioctl": 29, "socket": 198}}
+_NUMBERS: Final = {
+    "x86_64": {"clone": 56, "ioctl": 16, "socket": 41},
+    "aarch64": {"clone": 220, "ioctl": 29, "socket": 198},
+}
 _X32_BIT: Final = 0x4000_0000
 _NEW_NAMESPACES: Final = (
     syscalls.CLONE_NEWNS

@@ -135,31 +135,30 @@ def system_directories() -> tuple[str, ...]:
     return tuple(name for name in SYSTEM_DIRECTORIES if stat.S_ISDIR(_mode(f"/{name}")))
 
 
-def build_skeleton(snapshots: Path) -> Path:
+def build_skeleton(snapshots: Path, owner: int = 0) -> Path:
     """Return the skeleton below `snapshots`/host, built now unless the one that is there fits the host as it is.
 
-    Blocks: some 0.1 s when it has to be built. What was built for an earlier state of the host is removed.
+    `owner` is the host uid and gid of what shall belong to the sandbox's root, and counts as root only. Blocks: some 0.1 s when it has to be built. What was
+    built for an earlier state of the host is removed.
     """
     home = snapshots / "host"
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o711)
-    finished = home / _fingerprint()
+    finished = home / _fingerprint(owner)
     if not finished.is_dir():
         for stale in list(home.iterdir()):
             removal.remove_tree(str(stale))
         draft = home / "draft"
-        draft.mkdir(mode=0o755)
-        draft.chmod(0o755)
+        draft.mkdir()
         _fill(draft)
+        _settle(draft, owner)
         draft.rename(finished)
     return finished
 
 
 def _fill(root: Path) -> None:
-    for name, mode in _DIRECTORIES.items():
-        directory = root / name
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(mode)
+    for name in _DIRECTORIES:
+        (root / name).mkdir(parents=True, exist_ok=True)
     for name in SYSTEM_DIRECTORIES:
         host = Path("/", name)
         if host.is_symlink():
@@ -170,15 +169,24 @@ def _fill(root: Path) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-        path.chmod(0o644)
     for name, target in _LINKS.items():
         (root / name).symlink_to(target)
     for name in _COPIED_FROM_ETC:
         _copy(Path("/etc", name), root / "etc" / name)
     _describe_processors(root)
     python_environment.lay(root)
-    if os.geteuid() == 0:
-        os.chown(root / "home/user", _USER, _USER)
+
+
+def _settle(root: Path, owner: int) -> None:
+    """Set owners and modes, whatever the umask was: everything can be read by all, and written by the sandbox's root."""
+    for path in (root, *root.rglob("*")):
+        if os.geteuid() == 0:
+            user = owner + (_USER if path == root / "home/user" else 0)
+            os.chown(path, user, user, follow_symlinks=False)
+        if path.is_symlink():
+            continue
+        wanted = _DIRECTORIES.get(str(path.relative_to(root)))
+        path.chmod(wanted or (0o755 if path.is_dir() else path.stat().st_mode & 0o111 | 0o644))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -200,7 +208,7 @@ def _copy(source: Path, target: Path) -> None:
     elif stat.S_ISREG(mode) and mode & 0o004:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        target.chmod(0o644 | (mode & 0o111))
+        target.chmod(mode & 0o777)
 
 
 def _describe_processors(root: Path) -> None:
@@ -220,9 +228,9 @@ def _mode(path: str | Path) -> int:
         return 0
 
 
-def _fingerprint() -> str:
+def _fingerprint(owner: int) -> str:
     """Return a name for the state of everything on the host that goes into the skeleton."""
-    digest = hashlib.sha256(f"{_VERSION} {os.geteuid()} {system_directories()}".encode())
+    digest = hashlib.sha256(f"{_VERSION} {os.geteuid()} {owner} {system_directories()}".encode())
     interpreter = python_environment.system_interpreter()
     for path in [f"/etc/{name}" for name in _COPIED_FROM_ETC] + ([str(interpreter)] if interpreter else []):
         try:

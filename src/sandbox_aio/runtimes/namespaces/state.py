@@ -1,44 +1,49 @@
-"""The state directory of the runtime: where everything is, who may use it, and what it still holds of an earlier run.
+"""The state directory of the runtime: where everything is, and who may use it.
 
-    <state>/lock                   held by the server that owns the directory
-    <state>/snapshots/host/<fingerprint>/   the part of snapshot `host` that is not the machine's own
-    <state>/sandboxes/<id>/        record.json, root/ (mount point), upper/, work/, usr.upper/, usr.work/
-    <state>/trash/                 what is being removed
-    <sockets>/control              where the zygote listens
-    <sockets>/s/<16 hex>           where a daemon listens
+    <state>/lock             held by the server that owns the directory
+    <state>/zygote.lock      held by its zygote, which may outlive it
+    <state>/zygote.log       what the zygote has to say
+    <state>/snapshots/       skeletons
+    <state>/sandboxes/<id>/  one sandbox: see `sandbox_directory`
+    <state>/trash/           what is being removed
+    <sockets>/control        where the zygote listens
+    <sockets>/s/<16 hex>     where a daemon listens
 
-`<sockets>` is `<state>`, or, since the path of a unix socket has at most 107 bytes, a directory below /tmp when that is too long.
+`<sockets>` is `<state>`, or a directory below /tmp when that is too long: the path of a unix socket has at most 107 bytes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..base import RuntimeFailure
 from . import removal
 
 __all__ = ["StateDirectory"]
 
+PREDECESSOR_TIMEOUT_S: Final = 20.0
+"""How long the zygote of a server that was killed may take to clean up."""
 _LONGEST_SOCKET_PATH: Final = 107
 _LONGEST_SOCKET_NAME: Final = len("/s/0123456789abcdef")
 
 
 class StateDirectory:
-    """Paths below one state directory. Opening takes the directory for this process; `close` lets go of it."""
+    """Paths below one state directory, and its locks. Everything here blocks, for the time of a few file operations."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.sandboxes = self.path / "sandboxes"
         self.snapshots = self.path / "snapshots"
         self.trash = self.path / "trash"
+        self.log = self.path / "zygote.log"
         self.sockets = self._place_for_sockets()
         self.control_socket = self.sockets / "control"
         self._lock: int | None = None
@@ -47,33 +52,75 @@ class StateDirectory:
         if len(os.fsencode(self.path)) + _LONGEST_SOCKET_NAME <= _LONGEST_SOCKET_PATH:
             return self.path
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return Path("/tmp") / f"sandbox-aio-{os.geteuid()}-{digest}"  # noqa: S108 - its owner and mode are checked
+        return Path("/tmp", f"sandbox-aio-{os.geteuid()}-{digest}")
 
     def open(self) -> None:
-        """Create what is missing and take the lock. Raises RuntimeFailure if another process holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self._lock is None:
+        """Create what is missing and take the lock.
+
+        Raises RuntimeFailure if another process holds it, or if the place for sockets belongs to somebody else.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            taken = self.try_lock()
+        except OSError as error:
+            raise RuntimeFailure(f"the state directory {self.path} cannot be used: {error.strerror}") from error
+        if not taken:
+            raise RuntimeFailure(
+                f"another server is using the state directory {self.path}; stop it, or choose another --state-dir",
+                kind="StateDirectoryInUse",
+            )
+        try:
+            self.sockets.mkdir(mode=0o700, exist_ok=True)
+            _require_ours(self.sockets)
+            for directory in (self.sockets / "s", self.snapshots, self.sandboxes, self.trash):
+                directory.mkdir(mode=0o700, exist_ok=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def try_lock(self) -> bool:
+        """Take the lock for this process, if it has it not yet, and tell whether it has it now. Raises OSError."""
+        while self._lock is None:
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_ino == (self.path / "lock").stat().st_ino:
+                    self._lock = lock
+                    break
             except BlockingIOError:
                 os.close(lock)
-                raise RuntimeFailure(
-                    f"another server is using the state directory {self.path}; stop it, or give this one another --state-dir",
-                    kind="StateDirectoryInUse",
-                ) from None
-            self._lock = lock
-        self.sockets.mkdir(mode=0o700, exist_ok=True)
-        _check_private(self.sockets)
-        for directory in (self.sockets / "s", self.snapshots, self.trash):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        self.sandboxes.mkdir(mode=0o700, exist_ok=True)
+                return False
+            except FileNotFoundError:
+                pass
+            os.close(lock)  # Its last owner removed the file between our two looks at it.
+        return True
 
     def close(self) -> None:
         """Let another process have the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def try_zygote_lock(self) -> int | None:
+        """Return a descriptor that holds the zygote's lock, for the next zygote to inherit; None while there is another."""
+        lock = os.open(self.path / "zygote.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
+
+    async def zygote_lock(self) -> int:
+        """Return the zygote's lock once the last zygote has ended. Raises RuntimeFailure when it does not within 20 s."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PREDECESSOR_TIMEOUT_S):
+                while (lock := self.try_zygote_lock()) is None:  # noqa: ASYNC110 - the kernel tells nobody of a lock's end
+                    await asyncio.sleep(0.01)
+                return lock
+        raise RuntimeFailure(
+            f"the last server's zygote still holds {self.path / 'zygote.lock'}; kill the process named sandbox-zygote"
+        )
 
     def sandbox(self, id: str) -> Path:
         """Return the directory of one sandbox."""
@@ -83,48 +130,42 @@ class StateDirectory:
         """Return the path on which the daemon of one sandbox listens."""
         return self.sockets / "s" / hashlib.sha256(id.encode()).hexdigest()[:16]
 
-    def write_record(self, id: str, record: dict[str, Any]) -> None:
-        """Write down what a later server has to know about a sandbox; the last write wins, whole or not at all."""
-        path = self.sandbox(id) / "record.json"
-        draft = path.with_suffix(".draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-        draft.rename(path)
-
-    def read_records(self) -> dict[str, dict[str, Any]]:
-        """Return every sandbox's record by id; a directory without a readable one was never completed, and is thrown away."""
-        records = {}
-        for directory in self.sandboxes.iterdir():
-            try:
-                records[directory.name] = json.loads((directory / "record.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                self.discard(directory)
-        return records
-
     def discard(self, path: Path) -> None:
         """Move something out of sight, to be removed by `empty_trash`."""
         with contextlib.suppress(FileNotFoundError):
             path.rename(self.trash / secrets.token_hex(8))
 
     def empty_trash(self) -> None:
-        """Remove what was discarded. It may take long."""
+        """Remove what was discarded; it may take long. Not for two threads at once. Raises OSError."""
         for path in list(self.trash.iterdir()):
             removal.remove_tree(str(path))
 
     def clear(self) -> None:
-        """Discard every sandbox and remove every socket."""
-        for directory in list(self.sandboxes.iterdir()):
-            self.discard(directory)
-        for path in (self.sockets / "s").iterdir():
-            path.unlink(missing_ok=True)
+        """Remove everything except the skeletons and the locks. Nothing may run any more. Raises OSError."""
+        for path in (self.sandboxes, self.trash, self.sockets / "s"):
+            removal.remove_tree(str(path))
+            path.mkdir(mode=0o700)
         self.control_socket.unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Remove everything that the runtime put into the directory, and the directory itself if it is empty then.
 
-def _check_private(directory: Path) -> None:
-    """Raise RuntimeFailure unless `directory` is a real directory of this user that nobody else may enter."""
+        This process must hold both locks.
+        """
+        for path in (self.sandboxes, self.snapshots, self.trash, self.sockets / "s"):
+            removal.remove_tree(str(path))
+        for path in (self.control_socket, self.log, self.path / "zygote.lock", self.path / "lock"):
+            path.unlink(missing_ok=True)
+        for path in (self.sockets, self.path):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _require_ours(directory: Path) -> None:
+    """Raise RuntimeFailure unless `directory` is a directory of this user that nobody else may write to."""
     status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise RuntimeFailure(f"{directory} belongs to somebody else; give a --state-dir with a shorter path")
-    if status.st_mode & 0o077:
-        directory.chmod(0o700)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise RuntimeFailure(
+            f"{directory} must be a directory that belongs to uid {os.geteuid()} and that nobody else may write to; "
+            "give another --state-dir"
+        )

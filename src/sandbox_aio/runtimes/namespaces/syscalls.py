@@ -238,8 +238,6 @@ def close_all_except(keep: frozenset[int]) -> None:
 
 
 def _close_range(first: int, last: int) -> None:
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0)
-    )
+    result = _libc.syscall(ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
     if result == -1:
         os.closerange(first, min(last + 1, os.sysconf("SC_OPEN_MAX")))

@@ -25,17 +25,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Final, NoReturn, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import attrs
 
-from . import child, control, removal, syscalls
+from . import child, control, sandbox_directory, syscalls
+from .cgroups import remove_groups
 from .plan import BootPlan
+from .state import StateDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["main"]
 
 BOOT_TIMEOUT_S: Final = 20.0
+LOCK_PATIENCE_S: Final = 1.0
 _STANDARD_MODULES: Final = (
     "asyncio",
     "encodings.ascii",
@@ -53,18 +59,23 @@ _STANDARD_MODULES: Final = (
 
 @attrs.frozen(kw_only=True)
 class _Settings:
+    """What the server says at the start. Descriptors are inherited under these numbers."""
+
     control: int
-    """The descriptor of the listening control socket."""
+    """The control socket, which listens."""
+    lock: int
+    """A lock that is held as long as this process lives, and not used otherwise."""
+    die_with: int | None = None
+    """When it reads end of file, everything goes."""
     ephemeral: bool
     """When the server goes away, everything goes."""
-    die_with: int | None
-    """A descriptor; when it reports end of file, everything goes."""
     detached: bool
-    """Leave the process that started this one; it waits for that."""
-    daemon_entry: str | None
+    """Leave the process that was started, which the server waits for."""
+    daemon_entry: str
     """`module:function`."""
-    trash: tuple[str, ...]
-    """What an ephemeral zygote removes when its server has gone without a word."""
+    state_dir: str
+    cgroups: tuple[str, ...]
+    """The groups that hold the sandboxes' own."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -106,19 +117,31 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def _load(daemon_entry: str | None) -> child.DaemonEntry | None:
-    if daemon_entry is None:
-        return None
+def _load(daemon_entry: str) -> child.DaemonEntry:
     for name in _STANDARD_MODULES:
         importlib.import_module(name)
     module, _, function = daemon_entry.partition(":")
     return cast("child.DaemonEntry", getattr(importlib.import_module(module), function))
 
 
+def _remove_everything(settings: _Settings) -> None:
+    """Do what the server did not live to do. If another one has taken the directory by now, it does it."""
+    for group in settings.cgroups:
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
+    state = StateDirectory(Path(settings.state_dir))
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while time.monotonic() < deadline:
+        if state.try_lock():
+            state.remove()
+            return
+        time.sleep(0.005)  # The server's descriptors are closed one by one.
+
+
 class _Zygote:
     """One loop over descriptors: the server's messages, the children's messages, and the ends of processes."""
 
-    def __init__(self, settings: _Settings, entry: child.DaemonEntry | None) -> None:
+    def __init__(self, settings: _Settings, entry: child.DaemonEntry) -> None:
         self._settings = settings
         self._entry = entry
         self._selector = selectors.DefaultSelector()
@@ -142,8 +165,7 @@ class _Zygote:
         if self._goodbye is not None:
             self._answer(self._goodbye)
         elif self._settings.ephemeral:
-            for path in self._settings.trash:
-                removal.remove_tree(path)
+            _remove_everything(self._settings)
 
     def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
@@ -192,7 +214,9 @@ class _Zygote:
         try:
             self._obey(message, descriptors)
         except Exception as error:  # Whatever a request brings, the zygote lives on, and says what was wrong.
-            self._answer(message.get("seq"), error=f"{type(error).__name__}: {error}", errno=getattr(error, "errno", None))
+            self._answer(
+                message.get("seq"), error=f"{type(error).__name__}: {error}", errno=getattr(error, "errno", None)
+            )
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -219,7 +243,8 @@ class _Zygote:
                     sandbox.kills.append(seq)
                     self._kill(sandbox)
             case "list":
-                self._answer(seq, running=[id for id, sandbox in self._sandboxes.items() if sandbox.running])
+                running = [id for id, sandbox in self._sandboxes.items() if sandbox.running]
+                self._answer(seq, running=running, ephemeral=self._settings.ephemeral)
             case "shutdown":
                 self._goodbye = seq
                 self._finish()
@@ -281,6 +306,8 @@ class _Zygote:
         elif "init" in message and sandbox.init is None:
             sandbox.init = int(message["init"])
             sandbox.init_fd = os.pidfd_open(sandbox.init)
+            if not self._settings.ephemeral:
+                sandbox_directory.write_process(sandbox.plan.directory, sandbox.init)
         elif sandbox.ending or sandbox.running:
             return
         elif "unshared" in message:
@@ -293,18 +320,19 @@ class _Zygote:
     def _map_ids(self, sandbox: _Sandbox) -> None:
         """Give the usher's user namespace its ids and pass it the layers, as they look through those ids."""
         trees: list[int] = []
+        layer = None
         try:
             sandbox.plan.ids.write(str(sandbox.usher))
             namespace = os.open(f"/proc/{sandbox.usher}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                for overlay in sandbox.plan.overlays:
-                    for layer in overlay.layers:
-                        trees.append(syscalls.detached_clone(layer.path, userns_fd=namespace if layer.mapped else None))
+                for layer in (layer for overlay in sandbox.plan.overlays for layer in overlay.layers):
+                    trees.append(syscalls.detached_clone(layer.path, userns_fd=namespace if layer.mapped else None))
             finally:
                 os.close(namespace)
             control.send(sandbox.channel, {"mapped": True}, trees)
         except OSError as error:
-            self._fail(sandbox, "map user ids", error.errno, str(error))
+            path = layer.path if layer is not None and layer.mapped else None
+            self._fail(sandbox, "map user ids", error.errno, str(error), layer=path)
         finally:
             for tree in trees:
                 os.close(tree)
@@ -325,10 +353,12 @@ class _Zygote:
 
     # An end.
 
-    def _fail(self, sandbox: _Sandbox, stage: str, number: int | None, message: str) -> None:
+    def _fail(
+        self, sandbox: _Sandbox, stage: str, number: int | None, message: str, *, layer: str | None = None
+    ) -> None:
         """Remember why a sandbox ends, and see that it does. The server hears of it when nothing is left."""
         if sandbox.failure is None:
-            sandbox.failure = {"stage": stage, "errno": number, "error": message}
+            sandbox.failure = {"stage": stage, "errno": number, "error": message, "layer": layer}
         self._kill(sandbox)
 
     def _kill(self, sandbox: _Sandbox) -> None:
@@ -368,14 +398,16 @@ class _Zygote:
         os.close(sandbox.init_fd)
         _, status = os.waitpid(sandbox.init, 0)
         code = os.waitstatus_to_exitcode(status)
-        self._forget(sandbox, "its first process ended with " + (f"code {code}" if code >= 0 else signal.Signals(-code).name))
+        ending = f"code {code}" if code >= 0 else signal.Signals(-code).name
+        self._forget(sandbox, f"its first process ended with {ending}")
 
     def _forget(self, sandbox: _Sandbox, outcome: str) -> None:
         """Take leave of a sandbox of which nothing is left, and tell whoever waits for that."""
         self._unwatch(sandbox.channel.fileno())
         sandbox.channel.close()
+        remove_groups(sandbox.plan.cgroup_files)
         del self._sandboxes[sandbox.plan.id]
-        failure = sandbox.failure or {"stage": "the daemon", "errno": None, "error": outcome}
+        failure = sandbox.failure or {"stage": "the daemon", "errno": None, "error": outcome, "layer": None}
         if not sandbox.running:
             self._answer(sandbox.seq, **failure)
         elif not sandbox.kills:

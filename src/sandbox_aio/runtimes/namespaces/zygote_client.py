@@ -1,4 +1,4 @@
-"""The server's side of the zygote: starting it, and asking it things."""
+"""The server's side of the zygote: starting it, reaching it again, and asking it things."""
 
 from __future__ import annotations
 
@@ -10,51 +10,92 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..base import RuntimeFailure
 from . import control
 
-__all__ = ["ZygoteClient", "spawn"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["ZygoteClient", "connect", "spawn"]
 
 REQUEST_TIMEOUT_S: Final = 60.0
+"""Longer than the zygote itself takes to give up a boot."""
+
+# The first line of stdin is the module search path, the second the settings: a command line would be readable in every sandbox.
 _BOOTSTRAP: Final = (
     "import json,sys;"
-    "p=sys.stdin.buffer.readline();"
-    "sys.path[:]=json.loads(p);"
+    "sys.path[:]=json.loads(sys.stdin.buffer.readline());"
     "from sandbox_aio.runtimes.namespaces.zygote import main;"
     "main()"
 )
 
 
-def spawn(settings: dict[str, Any], descriptors: Sequence[int], *, detached: bool, log: int) -> subprocess.Popen[bytes]:
-    """Start a zygote with `settings` and these descriptors of ours, under the same numbers.
+def spawn(
+    control_socket: Path, settings: Mapping[str, Any], descriptors: Mapping[str, int], *, detached: bool, log: Path
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a zygote that listens on `control_socket`, and return its process and a connection to it.
 
-    `detached`: it is nobody's child, so that it outlives this process whatever happens to it. Otherwise it still is in a session of
-    its own, so that a Ctrl-C on the terminal does not reach it, and it ends when its control connection does.
+    The zygote inherits `descriptors`; they are named in its settings. Its environment is empty. It is in a session of
+    its own, so that a Ctrl-C on the terminal does not reach it. `detached`: the process that is returned soon ends, and the
+    zygote is nobody's child. Blocks for the time of a fork. Raises OSError.
     """
-    path = [os.path.abspath(entry) for entry in sys.path if entry and os.path.exists(entry)]
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BOOTSTRAP],
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        env={},
-        cwd="/",
-        pass_fds=list(descriptors),
-        start_new_session=True,
-    )
-    assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
-        stdin.write(json.dumps(path).encode() + b"\n" + json.dumps({**settings, "detached": detached}).encode() + b"\n")
-    return child
+    control_socket.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        listener.bind(str(control_socket))
+        control_socket.chmod(0o600)
+        listener.listen(8)
+        connection.connect(str(control_socket))  # Before the zygote is there: if we die now, it sees the end of this.
+        inherited = {**descriptors, "control": listener.fileno()}
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _BOOTSTRAP],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={},
+            cwd="/",
+            pass_fds=list(inherited.values()),
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        path = [os.path.abspath(entry) for entry in sys.path if entry and os.path.exists(entry)]
+        lines = (path, {**settings, **inherited, "detached": detached})
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(output)
+        listener.close()
+    return process, connection
+
+
+def connect(control_socket: Path) -> socket.socket | None:
+    """Return a connection to the zygote that listens there; None if none does."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(str(control_socket))
+    except OSError:
+        connection.close()
+        return None
+    return connection
 
 
 class ZygoteClient:
-    """One control connection. Requests may overlap; each waits for the answer with its own number."""
+    """One control connection, on the running event loop. Requests may overlap; each waits for the answer with its number.
 
-    def __init__(self, connection: socket.socket, on_exit: Callable[[str, str], None], on_loss: Callable[[], None]) -> None:
+    `on_exit` is called with a sandbox's id and a reason when it ends by itself, `on_loss` once when the zygote ends first.
+    """
+
+    def __init__(
+        self, connection: socket.socket, on_exit: Callable[[str, str], None], on_loss: Callable[[], None]
+    ) -> None:
         connection.setblocking(False)
         self._connection = connection
         self._on_exit = on_exit
@@ -65,31 +106,31 @@ class ZygoteClient:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._on_readable)
 
-    async def request(self, op: str, descriptors: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
-        """Send one request and return its answer.
+    async def request(
+        self, op: str, descriptors: Sequence[int] = (), *, timeout: float = REQUEST_TIMEOUT_S, **fields: Any
+    ) -> dict[str, Any]:
+        """Send one request with some descriptors and return its answer, which may be an error (`"ok"` is false).
 
-        Raises RuntimeFailure when the zygote is gone, does not answer within 60 s, or answers with an error, which then names the stage.
+        Raises RuntimeFailure when the zygote is gone or does not answer within `timeout` seconds.
         Cancellation: the request is not taken back; its answer is dropped.
         """
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._answers[number] = answer
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(timeout):
                 await self._send({"op": op, "seq": number, **fields}, list(descriptors))
                 return await answer
         except TimeoutError:
-            raise RuntimeFailure(f"the zygote did not answer {op!r} within {REQUEST_TIMEOUT_S:g} s", kind="Runtime") from None
+            raise RuntimeFailure(f"the zygote did not answer {op!r} within {timeout:g} s", kind="Runtime") from None
         except (OSError, control.MessageError) as error:
             raise RuntimeFailure(f"the zygote did not take {op!r}: {error}", kind="Runtime") from error
         finally:
-            self._answers.pop(number, None)
+            del self._answers[number]
 
-    async def _send(self, message: dict[str, Any], descriptors: list[int]) -> None:
+    async def _send(self, message: control.Message, descriptors: list[int]) -> None:
         async with self._sending:
             while True:
-                if self._connection.fileno() == -1:
-                    raise OSError("the zygote is gone")
                 try:
                     control.send(self._connection, message, descriptors)
                 except BlockingIOError:
@@ -103,7 +144,8 @@ class ZygoteClient:
         try:
             await writable.wait()
         finally:
-            self._loop.remove_writer(self._connection)
+            if self._connection.fileno() != -1:
+                self._loop.remove_writer(self._connection)
 
     def _on_readable(self) -> None:
         try:
@@ -125,11 +167,12 @@ class ZygoteClient:
             answer.set_result(message)
 
     def close(self) -> None:
-        """End the connection; an ephemeral zygote then ends everything."""
+        """End the connection; an ephemeral zygote then ends everything. Requests that wait fail."""
         if self._connection.fileno() == -1:
             return
         self._loop.remove_reader(self._connection)
+        self._loop.remove_writer(self._connection)
         self._connection.close()
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(RuntimeFailure("the zygote ended; the runtime starts another one", kind="Runtime"))
+                answer.set_exception(RuntimeFailure("the zygote ended, and its sandboxes with it", kind="Runtime"))
