@@ -135,7 +135,7 @@ class _Side(asyncio.Protocol):
             other.transport.close()
             return False
         other.transport.write_eof()
-        return True
+        return self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

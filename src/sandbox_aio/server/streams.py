@@ -56,7 +56,7 @@ class Stream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end()
-        return True  # Our own side stays open: the peer may have half-closed.
+        return self.transport.can_write_eof()  # Our own side stays open, where a transport can be half-closed.
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not self._ended:
@@ -183,8 +183,8 @@ class Stream(asyncio.Protocol):
     def _rescue(self) -> None:
         """Read what the peer said before it stopped listening.
 
-        A peer may answer and close while we still send. The event loop then fails the transport at our next write, although
-        the answer waits in the socket, which stays open until this callback returns.
+        A peer may answer and close while we still send. The event loop then fails the transport at our next write,
+        although the answer waits in the socket, which stays open until this callback returns.
         """
         if self.transport.get_extra_info("ssl_object") is not None:
             return
