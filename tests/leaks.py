@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 GRACE = 3.0
 """How long a test's threads, descriptors and children may take to go, in seconds."""
 
-_CACHED_THREADS = ("Trio thread",)
-"""Names of threads that trio keeps for ten seconds to use again."""
+_CACHED_THREADS = ("Trio thread", "asyncio_")
+"""Names of threads that the event loops keep to use again, for name look-ups among other things."""
 
 _ANYIO_RUNNER = "TestRunner."
 """What the coroutines of anyio's pytest plugin are methods of; it starts its task when it first needs it."""

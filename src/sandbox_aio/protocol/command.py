@@ -458,7 +458,8 @@ class ClientCommand:
         resuming = self.state is CommandState.DETACHED
         if not self._attempts.spend():
             what = "attached to" if resuming else "started"
-            message = f"the command could not be {what} in {self._attempts.limit + 1} tries; the last failed: {error}"
+            tries = self._attempts.limit if resuming else self._attempts.limit + 1
+            message = f"the command could not be {what} in {tries} tries; the last failed: {error}"
             if resuming:
                 message += f"; it may still run: reconnect({self.command_id!r}) attaches to it again"
             failure = SandboxConnectionError(message)
