@@ -5,8 +5,8 @@
     async with AsyncSandboxClient() as client, client.sandbox(snapshot_id=...) as sandbox:
         result = await sandbox.run("echo hi")
 
-Importing this package loads the errors and the data classes only. A client, and the network libraries below it, are loaded
-when they are first named, so that `sandbox_aio.protocol` can be used without them.
+Importing this package loads the errors and the data classes only. A client, and the network libraries below it, are
+loaded when they are first named, so that `sandbox_aio.protocol` can be used without them.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from .models import (
     GrepMatch,
     GrepResult,
     OutputChunk,
+    OutputGap,
     ResourceStatus,
     RunConfig,
     SandboxRecord,
@@ -87,6 +88,7 @@ __all__ = [
     "GrepResult",
     "LocalProtocolError",
     "OutputChunk",
+    "OutputGap",
     "QuotaExceededError",
     "RemoteProtocolError",
     "RequestTimeoutError",

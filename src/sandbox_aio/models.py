@@ -1,8 +1,8 @@
 """The values that users see: what a sandbox, a snapshot, a command's result and a file look like.
 
 All classes are immutable and can be built by position. `from_dict` reads the service's JSON (wire protocol, sections
-1.6, 1.10, 4 and 7.4): unknown members are ignored, missing ones and nulls take the default, and a member of a wrong type
-is a `RemoteProtocolError` that names it. Sizes are in bytes, durations in seconds, timestamps RFC 3339 strings in UTC.
+1.6, 1.10, 4 and 7.4): unknown members are ignored, missing ones and nulls take the default, and a member of a wrong
+type is a `RemoteProtocolError` that names it. Sizes are in bytes, durations in seconds, timestamps RFC 3339 in UTC.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class OutputChunk:
 class OutputGap(OutputChunk):
     """Output that was lost: the sandbox's buffer had overwritten it before it could be read.
 
-    Comes in the place of the lost output, with empty `data`, so that a loop over chunks that knows nothing of gaps goes on.
+    Comes in the place of the lost output, with empty `data`, so that a loop over chunks that knows nothing of gaps
+    goes on.
     """
 
     missing_bytes: int = attrs.field(kw_only=True)

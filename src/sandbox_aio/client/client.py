@@ -1,0 +1,375 @@
+"""The way to a sandbox service: sandboxes and snapshots, and what all their calls share."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self
+
+from ..protocol.http_requests import BoxOptions, ControlPlane, box_changes
+from .pending import PendingSandbox
+from .sandbox import AsyncSandbox
+from .service import Service
+from .waiting import wait_until_ready
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from ..models import ResourceStatus, RunConfig, Snapshot
+    from ..sync import SandboxClient
+
+__all__ = ["AsyncSandboxClient"]
+
+
+class AsyncSandboxClient:
+    """The way to a sandbox service, on asyncio or trio.
+
+    ::
+
+        async with AsyncSandboxClient() as client, client.sandbox() as sandbox:
+            result = await sandbox.run("echo hi")
+
+    Use it with `async with`: background work, such as reading the output of commands that run on, belongs to the client
+    and ends with it. Without, it works too, but must be closed with `aclose`.
+
+    Every call takes `headers`, which are sent with this call only and override those of the client. Every call is
+    bounded in time, is sent again where that is safe and may help, and raises a `SandboxClientError` for whatever goes wrong. A
+    call that is cancelled may have been carried out, but for those that make a sandbox, which then delete it.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_endpoint: str | None = None,
+        timeout: float = 10.0,
+        api_key: str | None = None,
+        max_retries: int = 3,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            api_endpoint: The URL that the paths of the API follow; `"local"` for a server that this client starts and
+                ends. By default it comes from `LANGSMITH_ENDPOINT`, to which `/api/v2/sandboxes` is added.
+            timeout: Seconds that the service may take for a call that says nothing else.
+            api_key: By default it comes from `LANGSMITH_API_KEY`.
+            max_retries: How often a call may be sent again.
+            headers: Sent with every call.
+
+        Raises:
+            ValueError: The endpoint is not a URL, or the key or a header cannot be sent.
+        """
+        self._service = Service(
+            api_endpoint=api_endpoint, timeout=timeout, api_key=api_key, max_retries=max_retries, headers=headers
+        )
+
+    def __repr__(self) -> str:
+        return f"AsyncSandboxClient(api_endpoint={self._service.url!r})"
+
+    def to_sync(self) -> SandboxClient:
+        """A client with the same settings for programs without an event loop. Close both.
+
+        With the endpoint `local`, it uses the server of this client if that runs by now, and else starts its own.
+        """
+        client: SandboxClient = import_module("sandbox_aio.sync").SandboxClient(**self._service.settings)
+        return client
+
+    # --- opening and closing ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._service.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the client; see `aclose`."""
+        await self._service.leave(kind, error, traceback)
+
+    async def aclose(self) -> None:
+        """Let go of all commands, which run on, and close all connections. The embedded server ends, if there is one.
+
+        Calls that are under way fail. Closing again does nothing. It is shielded from cancellation, and quick.
+        """
+        await self._service.aclose()
+
+    def __del__(self) -> None:
+        service = getattr(self, "_service", None)  # missing if `__init__` raised
+        if service is not None and service.unclosed:
+            warnings.warn(f"{self!r} was never closed: use it in `async with`", ResourceWarning, 2, source=self)
+
+    # --- sandboxes --------------------------------------------------------------------------------------------------
+
+    def sandbox(
+        self,
+        snapshot_id: str | None = None,
+        *,
+        snapshot: str | None = None,
+        snapshot_name: str | None = None,
+        name: str | None = None,
+        timeout: float = 30,
+        idle_ttl_seconds: int | None = None,
+        delete_after_stop_seconds: int | None = None,
+        persistent: bool | None = None,
+        vcpus: float | None = None,
+        mem_bytes: int | None = None,
+        fs_capacity_bytes: int | None = None,
+        mount_config: Mapping[str, Any] | None = None,
+        proxy_config: Mapping[str, Any] | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PendingSandbox:
+        """Make a sandbox that is deleted at the end of `async with`.
+
+        `async with client.sandbox() as sandbox` and `async with await client.sandbox() as sandbox` do the same.
+        Wherever it is cancelled, no sandbox is left; cleaning up is shielded and takes at most 5 s.
+
+        The arguments and errors are those of `create_sandbox`.
+        """
+        options = BoxOptions(
+            snapshot_id=snapshot_id,
+            snapshot=snapshot,
+            snapshot_name=snapshot_name,
+            idle_ttl_seconds=idle_ttl_seconds,
+            delete_after_stop_seconds=delete_after_stop_seconds,
+            persistent=persistent,
+            vcpus=vcpus,
+            mem_bytes=mem_bytes,
+            fs_capacity_bytes=fs_capacity_bytes,
+            mount_config=mount_config,
+            proxy_config=proxy_config,
+            run_config=run_config,
+        )
+
+        async def create() -> AsyncSandbox:
+            record = await self._service.create(
+                options, name=name, timeout=timeout, wait_for_ready=True, headers=headers
+            )
+            return AsyncSandbox(record, self, auto_delete=True)
+
+        return PendingSandbox(create)
+
+    async def create_sandbox(
+        self,
+        snapshot_id: str | None = None,
+        *,
+        snapshot: str | None = None,
+        snapshot_name: str | None = None,
+        name: str | None = None,
+        timeout: float = 30,
+        wait_for_ready: bool = True,
+        idle_ttl_seconds: int | None = None,
+        delete_after_stop_seconds: int | None = None,
+        persistent: bool | None = None,
+        preserve_memory_on_stop: bool | None = None,
+        restore_memory: bool | None = None,
+        vcpus: float | None = None,
+        mem_bytes: int | None = None,
+        fs_capacity_bytes: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        mount_config: Mapping[str, Any] | None = None,
+        proxy_config: Mapping[str, Any] | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        access_delegation: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncSandbox:
+        """Make a sandbox that stays until it is deleted. Cancelled, it leaves none.
+
+        None leaves the choice to the service.
+
+        Args:
+            snapshot_id: UUID of what it starts from.
+            snapshot: Instead: a UUID, `name` or `name:tag`. `snapshot_name` is an older spelling.
+            name: Unique among your sandboxes.
+            timeout: Seconds to wait until it is ready.
+            wait_for_ready: False returns at once, with status `provisioning`.
+            idle_ttl_seconds: Stop it after so long without activity; 0 for never. A multiple of 60.
+            delete_after_stop_seconds: Delete it so long after it stopped; 0 for never. A multiple of 60.
+            persistent: False discards all changes whenever it stops.
+            preserve_memory_on_stop: Whether stopping suspends its processes.
+            restore_memory: Whether to resume the processes of the snapshot.
+            vcpus, mem_bytes, fs_capacity_bytes: Its size.
+            labels: To find it by.
+            mount_config, proxy_config, access_delegation: See the wire protocol, sections 1.12 to 1.14.
+            run_config: User, folder and variables of its commands.
+
+        Raises:
+            ValueError: The arguments exclude each other, or a lifetime is not a multiple of 60.
+            ResourceAlreadyExistsError: The name is taken.
+            ResourceCreationError: It could not be made.
+            ResourceTimeoutError: It was not ready in time. If you named it, it may become ready yet.
+            QuotaExceededError: There are too many.
+        """
+        options = BoxOptions(
+            snapshot_id=snapshot_id,
+            snapshot=snapshot,
+            snapshot_name=snapshot_name,
+            idle_ttl_seconds=idle_ttl_seconds,
+            delete_after_stop_seconds=delete_after_stop_seconds,
+            persistent=persistent,
+            preserve_memory_on_stop=preserve_memory_on_stop,
+            restore_memory=restore_memory,
+            vcpus=vcpus,
+            mem_bytes=mem_bytes,
+            fs_capacity_bytes=fs_capacity_bytes,
+            labels=labels,
+            mount_config=mount_config,
+            proxy_config=proxy_config,
+            run_config=run_config,
+            access_delegation=access_delegation,
+        )
+        record = await self._service.create(
+            options, name=name, timeout=timeout, wait_for_ready=wait_for_ready, headers=headers
+        )
+        return AsyncSandbox(record, self)
+
+    async def get_sandbox(self, name: str, *, headers: Mapping[str, str] | None = None) -> AsyncSandbox:
+        """Get a sandbox by its name.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        record = await self._service.call(lambda control: control.get_box(name), headers)
+        return AsyncSandbox(record, self)
+
+    async def list_sandboxes(self, *, headers: Mapping[str, str] | None = None) -> list[AsyncSandbox]:
+        """List sandboxes: as many as the service tells at once."""
+        records = await self._service.call(ControlPlane.list_boxes, headers)
+        return [AsyncSandbox(record, self) for record in records]
+
+    async def update_sandbox(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        idle_ttl_seconds: int | None = None,
+        delete_after_stop_seconds: int | None = None,
+        proxy_config: Mapping[str, Any] | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncSandbox:
+        """Change what is given; None leaves a thing as it is.
+
+        Raises:
+            ValueError: A lifetime is not a multiple of 60.
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceNameConflictError: The new name is taken.
+            SandboxNotReadyError: Its proxy cannot be changed in its present state.
+        """
+        changes = box_changes(
+            new_name=new_name,
+            idle_ttl_seconds=idle_ttl_seconds,
+            delete_after_stop_seconds=delete_after_stop_seconds,
+            proxy_config=proxy_config,
+            run_config=run_config,
+        )
+        record = await self._service.call(lambda control: control.update_box(name, changes), headers)
+        return AsyncSandbox(record, self)
+
+    async def delete_sandbox(self, name: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Delete a sandbox and everything in it.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        await self._service.call(lambda control: control.delete_box(name), headers)
+
+    async def get_sandbox_status(self, name: str, *, headers: Mapping[str, str] | None = None) -> ResourceStatus:
+        """Tell where a sandbox is in its life.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        return await self._service.call(lambda control: control.box_status(name), headers)
+
+    async def wait_for_sandbox(
+        self,
+        name: str,
+        *,
+        timeout: float = 120,
+        poll_interval: float = 1.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncSandbox:
+        """Wait until a sandbox is ready, looking often at first and then every `poll_interval` seconds, at least once.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceCreationError: It failed.
+            ResourceTimeoutError: It was not ready within `timeout` seconds; `last_status` says what it was.
+        """
+        await wait_until_ready(
+            lambda: self.get_sandbox_status(name, headers=headers),
+            what="sandbox",
+            name=name,
+            timeout=timeout,
+            poll_interval=poll_interval,
+        )
+        return await self.get_sandbox(name, headers=headers)
+
+    async def start_sandbox(
+        self, name: str, *, timeout: float = 120, headers: Mapping[str, str] | None = None
+    ) -> AsyncSandbox:
+        """Start a stopped or failed sandbox and wait until it is ready.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceCreationError: It failed to start.
+            ResourceTimeoutError: It was not ready within `timeout` seconds.
+        """
+        await self._service.call(lambda control: control.start_box(name), headers)
+        return await self.wait_for_sandbox(name, timeout=timeout, headers=headers)
+
+    async def stop_sandbox(self, name: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Stop a sandbox: its processes end, its files stay.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        await self._service.call(lambda control: control.stop_box(name), headers)
+
+    # --- snapshots --------------------------------------------------------------------------------------------------
+
+    async def get_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> Snapshot:
+        """Get a snapshot by its UUID, `name` or `name:tag`.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot.
+        """
+        return await self._service.call(lambda control: control.get_snapshot(snapshot_id), headers)
+
+    async def list_snapshots(
+        self,
+        *,
+        name_contains: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Snapshot]:
+        """List snapshots: one page of at most `limit`, from `offset` on."""
+        return await self._service.call(
+            lambda control: control.list_snapshots(name_contains=name_contains, limit=limit, offset=offset), headers
+        )
+
+    async def wait_for_snapshot(
+        self,
+        snapshot_id: str,
+        *,
+        timeout: float = 300,
+        poll_interval: float = 2.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Wait until a snapshot is ready, looking often at first and then every `poll_interval` seconds, at least once.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot.
+            ResourceCreationError: It failed.
+            ResourceTimeoutError: It was not ready within `timeout` seconds; `last_status` says what it was.
+        """
+        return await wait_until_ready(
+            lambda: self.get_snapshot(snapshot_id, headers=headers),
+            what="snapshot",
+            name=snapshot_id,
+            timeout=timeout,
+            poll_interval=poll_interval,
+        )
