@@ -26,7 +26,7 @@ ARROWS = {
 }
 """For each room, the other rooms that it may import."""
 
-FOR_TYPES = {"": {"client", "sync"}}
+FOR_TYPES = {"": {"client", "sync"}, "client": {"sync"}}
 """What a room may name in annotations beyond that: the package says what it loads lazily."""
 
 BETWEEN_LOOPS = {"errors", "models", "protocol", "drivers", "client"}
