@@ -4,7 +4,8 @@ what the facade's tests run. Its commands are words:
     echo TEXT       one chunk, exit code 0          lines N     N chunks in batches of 100
     exit N          exit code N                     hang        no output until it is killed
     cat             echoes input until it is closed time-out    a CommandTimeoutError after one chunk
-    tidy            like hang, and takes 0.2 s to clean up when cancelled
+    tidy            like hang, and takes 0.2 s to clean up when cancelled; stubborn takes 3 s
+    work            runs in a worker thread         repeat TEXT one chunk with this, twenty times
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, overload
 
 import anyio
+import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from sandbox_aio.errors import ClientClosedError, CommandTimeoutError, ResourceNotFoundError
@@ -58,7 +60,8 @@ class AsyncCommandHandle:
         self._command, _, self._argument = command.partition(" ")
         self._iterator: Iterator[OutputChunk] = iter([])
         self._stdout: list[str] = []
-        self._send, self._receive = anyio.create_memory_object_stream[str](100)
+        self._input: list[str | None] = []
+        self._more_input = anyio.Event()
         self._killed = anyio.Event()
         self._offset = start
         self.command_id: str = f"id-{command}"
@@ -107,19 +110,24 @@ class AsyncCommandHandle:
         if self._command == "timed-out":
             raise CommandTimeoutError("too slow", timeout=1.5)
         if self._command == "cat":
-            with anyio.move_on_after(30):
-                async for text in self._receive:
-                    return self._chunks(text)
+            while not self._input:
+                await self._more_input.wait()
+            text = self._input.pop(0)
+            return [] if text is None else self._chunks(text)
+        if self._command == "repeat" and len(self._stdout) < 20:
+            return self._chunks(self._argument)
+        if self._command == "work":
+            await anyio.to_thread.run_sync(int)
             return []
-        if self._command in ("hang", "tidy"):
+        if self._command in ("hang", "tidy", "stubborn"):
             await self._hang()
             return []
         if self._command == "lines":
             count = min(100, int(self._argument))
             self._argument = str(int(self._argument) - count)
             return self._chunks(*(f"line {self._argument}\n" for _ in range(count)))
-        text, self._argument = self._argument, ""
-        return self._chunks(text) if self._command == "echo" and text else []
+        argument, self._argument = self._argument, ""
+        return self._chunks(argument) if self._command == "echo" and argument else []
 
     async def kill(self) -> None:
         """Kill the command and all its children."""
@@ -128,11 +136,13 @@ class AsyncCommandHandle:
 
     async def send_input(self, data: str) -> None:
         """Write to the command's stdin."""
-        await self._send.send(data)
+        await checkpoint()
+        self._put(data)
 
     async def close_input(self) -> None:
         """Close the command's stdin."""
-        await self._send.aclose()
+        await checkpoint()
+        self._put(None)
 
     async def reconnect(self) -> AsyncCommandHandle:
         """Give a new handle, at the offset of this one."""
@@ -140,9 +150,8 @@ class AsyncCommandHandle:
 
     async def aclose(self) -> None:
         """Detach; the command runs on."""
+        await checkpoint()
         self._sandbox._client.log.append("detach")
-        await self._send.aclose()
-        self._receive.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,6 +160,11 @@ class AsyncCommandHandle:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _put(self, text: str | None) -> None:
+        self._input.append(text)
+        self._more_input.set()
+        self._more_input = anyio.Event()
 
     def _chunks(self, *texts: str) -> list[OutputChunk]:
         chunks = []
@@ -165,9 +179,9 @@ class AsyncCommandHandle:
             with anyio.fail_after(30):
                 await self._killed.wait()
         except BaseException:
-            if self._command == "tidy":
+            if self._command != "hang":
                 with anyio.CancelScope(shield=True):
-                    await anyio.sleep(0.2)
+                    await anyio.sleep(0.2 if self._command == "tidy" else 3)
             self._sandbox._client.log.append("unwound")
             raise
 

@@ -1,0 +1,7 @@
+"""The sync clients: the async ones, with calls that block, on a thread of their own. Import them from `sandbox_aio`."""
+
+from __future__ import annotations
+
+from ._portal import Portal
+
+__all__ = ["Portal"]

@@ -59,7 +59,7 @@ class Bridge:
         self._client = client
         self._portal = portal or Portal()
         self._shared = portal is not None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stay: Stay | None = None
         self._closed = False
         _bridges.add(self)
@@ -135,15 +135,16 @@ class Bridge:
         """
         if self._portal.forked:
             return
+        self._portal.refuse_own_thread()
         with self._lock:
             stay, self._stay, self._closed = self._stay, None, True
-        try:
-            if stay is not None and self._portal.running:
-                Call(self._portal, None, partial(self._portal.cancel, self._client)).run()
-                stay.exit(*exc_info)
-        finally:
-            if not self._shared:
-                self._portal.close()
+            try:
+                if stay is not None and self._portal.running:
+                    Call(self._portal, None, partial(self._portal.cancel, self._client)).run()
+                    stay.exit(*exc_info)
+            finally:
+                if not self._shared:
+                    self._portal.close()
 
     @property
     def unclosed(self) -> bool:
@@ -157,7 +158,7 @@ class Bridge:
 
     def after_fork(self) -> None:
         """In the child, nobody else holds the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __del__(self) -> None:
         stay = getattr(self, "_stay", None)

@@ -80,6 +80,8 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._wake = asyncio.Event()
+        self.exiting = False
+        """The interpreter exits. Callers that still wait are daemon threads: they are left to their sleep."""
         _portals.add(self)
 
     def __enter__(self) -> Self:
@@ -94,7 +96,7 @@ class Portal:
         Raises:
             LocalProtocolError: this is the portal's own thread.
         """
-        self._refuse_own_thread()
+        self.refuse_own_thread()
         self.stop()
         self.join()
 
@@ -130,7 +132,7 @@ class Portal:
         """
         if self._state is _State.NEW:
             self._start()
-        self._refuse_own_thread()
+        self.refuse_own_thread()
         if self.forked:
             raise ForkedClientError("this client was used before the process forked: make a new one in the child")
         if self._state is _State.CLOSED or self._loop is None:
@@ -160,7 +162,8 @@ class Portal:
             self._state = _State.FORKED
         self._lock = threading.Lock()
 
-    def _refuse_own_thread(self) -> None:
+    def refuse_own_thread(self) -> None:
+        """Raise LocalProtocolError on the portal's own thread."""
         if self._thread is threading.current_thread():
             raise LocalProtocolError(
                 f"the sync client was called on its own event loop (thread {self.name}), and would wait for itself for "
@@ -309,7 +312,8 @@ class Call:
 
     def pause(self) -> None:
         """Let the waiting thread go."""
-        self._inbox.put(None)
+        if not self._portal.exiting:
+            self._inbox.put(None)
 
     def cancel(self) -> None:
         """Cancel the coroutine, whether it runs, is about to, or never will."""
@@ -409,6 +413,7 @@ def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_SECONDS
     portals = list(_portals)
     for portal in portals:
+        portal.exiting = True
         portal.stop()
     for portal in portals:
         portal.join(max(0.0, deadline - time.monotonic()))

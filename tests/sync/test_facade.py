@@ -1,0 +1,378 @@
+"""What the sync facade owes its users, R1 and R5 to R10; R2 to R4 are in the files beside."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import traceback
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from sandbox_aio.errors import ClientClosedError, CommandTimeoutError, LocalProtocolError, ResourceNotFoundError
+from sandbox_aio.sync import Portal, _bridge
+from tests.sync.facade import SandboxClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.sync.facade import CommandHandle, Sandbox
+
+
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.005)
+
+
+def crossings(client: SandboxClient) -> list[str]:
+    """Note what is called on the client's loop from now on."""
+    loop = client._bridge._portal.loop()
+    seen = []
+    original = loop.call_soon_threadsafe
+
+    def count(callback: Callable[..., object], *args: object, **kwargs: object) -> object:
+        seen.append(callback.__name__)
+        return original(callback, *args, **kwargs)
+
+    loop.call_soon_threadsafe = count  # type: ignore[method-assign,assignment]
+    return seen
+
+
+def test_r1_one_crossing_per_batch(client: SandboxClient, sandbox: Sandbox) -> None:
+    handle = sandbox.run("lines 1000", wait=False)
+    seen = crossings(client)
+    assert sum(1 for _ in handle) == 1000
+    assert len(seen) == 11  # ten batches and the end
+
+
+def test_r1_one_crossing_for_a_run_with_callbacks(client: SandboxClient, sandbox: Sandbox) -> None:
+    seen = crossings(client)
+    lines: list[str] = []
+    sandbox.run("lines 1000", on_stdout=lines.append)
+    assert len(lines) == 1000
+    assert len(seen) == 1
+
+
+def test_r1_iteration_goes_on_where_it_stopped(sandbox: Sandbox) -> None:
+    handle = sandbox.run("lines 250", wait=False)
+    for chunk in handle:
+        if chunk.offset > 500:
+            break
+    offset = chunk.offset + len(chunk.data)
+    assert next(iter(handle)).offset == offset
+    assert handle.next_batch()
+    rest = list(handle)
+    assert rest[-1].data == "line 0\n"
+    assert list(handle) == []
+
+
+def test_r1_slow_callbacks_hold_the_command_back(client: SandboxClient, sandbox: Sandbox) -> None:
+    line = "x" * (1 << 19)
+    gate = threading.Event()
+    seen: list[str] = []
+
+    def slow(text: str) -> None:
+        seen.append(text)
+        gate.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(sandbox.run, f"repeat {line}", on_stdout=slow)
+        until(lambda: seen)
+        before = client.fills
+        assert before <= 4  # and not 20
+        gate.set()
+        assert run.result(10).exit_code == 0
+    assert len(seen) == 20
+
+
+def test_r5_callbacks_run_on_the_callers_thread_and_may_call_the_facade(sandbox: Sandbox) -> None:
+    seen: list[tuple[threading.Thread, str]] = []
+
+    def callback(text: str) -> None:
+        seen.append((threading.current_thread(), sandbox.run(f"echo {text.strip()}").stdout))
+
+    sandbox.run("lines 2", on_stdout=callback)
+    assert seen == [(threading.current_thread(), "line 0"), (threading.current_thread(), "line 0")]
+
+
+def test_r5_an_exception_in_a_callback_cancels_the_command(client: SandboxClient, sandbox: Sandbox) -> None:
+    def callback(_: str) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sandbox.run("lines 10000000", on_stdout=callback)
+    assert client.fills < 2_000  # of 100,000: the backlog is bounded
+    assert sandbox.run("echo usable").stdout == "usable"
+
+
+def test_r5_a_coroutine_function_is_no_callback(sandbox: Sandbox) -> None:
+    async def callback(_: str) -> None: ...
+
+    with pytest.raises(TypeError, match="plain functions"):
+        sandbox.run("echo hi", on_stdout=callback)
+
+
+def test_r6_on_its_own_loop_it_raises_a_clear_error(client: SandboxClient) -> None:
+    client.list_sandboxes()
+
+    async def call() -> None:
+        client.list_sandboxes()
+
+    with pytest.raises(LocalProtocolError, match="own event loop"):
+        client._bridge.call(call)
+
+    async def close() -> None:
+        client.close()
+
+    with pytest.raises(LocalProtocolError, match="own event loop"):
+        client._bridge.call(close)
+    assert len(client.list_sandboxes()) == 2
+
+
+@pytest.mark.parametrize("run", [asyncio.run, trio.run])
+def test_inside_a_running_loop_it_warns_once(
+    run: Callable[..., object], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bridge, "_warned_inside_a_loop", False)
+
+    async def call() -> None:
+        with pytest.warns(RuntimeWarning, match="blocks that loop") as caught:
+            assert sandbox.run("echo hi").stdout == "hi"
+        assert caught[0].filename == __file__
+        assert sandbox.run("echo hi").stdout == "hi"
+
+    run(call() if run is asyncio.run else call)
+
+
+@pytest.mark.parametrize("fail", [
+    lambda sandbox: sandbox.read("/nothing"),
+    lambda sandbox: sandbox.run("time-out"),
+    lambda sandbox: list(sandbox.run("time-out", wait=False)),
+    lambda sandbox: sandbox.run("time-out", wait=False).result,
+    lambda sandbox: sandbox.run("echo hi", on_stdout=lambda _: 1 / 0),
+    lambda sandbox: sandbox.run(),
+])  # fmt: skip
+def test_r7_its_own_frames_are_trimmed(fail: Callable[[Sandbox], object], sandbox: Sandbox) -> None:
+    with pytest.raises(Exception) as caught:
+        fail(sandbox)
+    files = [Path(frame.filename).parent.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert files[:2] == ["sync", "sync"]  # this file, twice: tests/sync
+    package = str(Path(_bridge.__file__).parent)
+    assert not [
+        frame for frame in traceback.extract_tb(caught.value.__traceback__) if frame.filename.startswith(package)
+    ]
+
+
+def test_r7_what_the_client_says_when_it_is_closed_has_no_frames_of_ours(client: SandboxClient) -> None:
+    client.close()
+    with pytest.raises(ClientClosedError) as caught:
+        client.list_sandboxes()
+    assert [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)] == [__file__]
+
+
+def test_r8_errors_arrive_with_type_and_attributes(sandbox: Sandbox) -> None:
+    with pytest.raises(ResourceNotFoundError) as missing:
+        sandbox.read("/nothing")
+    assert missing.value.resource_type == "file"
+    with pytest.raises(CommandTimeoutError) as late:
+        sandbox.run("time-out")
+    assert (late.value.timeout, late.value.error_type) == (1.5, "CommandTimeout")
+
+
+def test_r8_an_error_keeps_neither_the_client_nor_itself_alive(sandbox: Sandbox) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ResourceNotFoundError) as caught:
+            sandbox.read("/nothing")
+        error = weakref.ref(caught.value)
+        del caught
+        assert error() is None
+    finally:
+        gc.enable()
+
+
+def test_r9_kill_and_iteration_from_different_threads(client: SandboxClient, sandbox: Sandbox) -> None:
+    handle = sandbox.run("hang", wait=False)
+    with ThreadPoolExecutor(1) as pool:
+        iteration = pool.submit(list, handle)
+        until(lambda: client.fills)
+        handle.kill()
+        assert iteration.result(10) == []
+
+
+def test_r9_stdin_and_iteration_from_different_threads(sandbox: Sandbox) -> None:
+    handle = sandbox.run("cat", wait=False)
+    with ThreadPoolExecutor(1) as pool:
+        iteration = pool.submit(lambda: [chunk.data for chunk in handle])
+        handle.send_input("a")
+        handle.send_input("b")
+        handle.close_input()
+        assert "".join(iteration.result(10)) == "ab"
+
+
+def test_r9_many_threads_share_an_iteration(sandbox: Sandbox) -> None:
+    handle = sandbox.run("lines 5000", wait=False)
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(list, [handle] * 8))
+    assert sorted(chunk.offset for part in parts for chunk in part) == sorted({c.offset for p in parts for c in p})
+    assert sum(map(len, parts)) == 5000
+
+
+def test_r9_a_thousand_threads(client: SandboxClient, sandbox: Sandbox) -> None:
+    barrier = threading.Barrier(1000)
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        barrier.wait()
+        wrong.extend(got for _ in range(3) if (got := sandbox.run(f"echo {number}").stdout) != str(number))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not wrong
+    assert len(client.log) == 1 + 3000
+
+
+def test_r10_one_named_thread_per_client() -> None:
+    with SandboxClient() as one, SandboxClient() as two:
+        one.list_sandboxes()
+        two.list_sandboxes()
+        names = {thread.name for thread in threading.enumerate() if thread.name.startswith("sandbox-aio-portal-")}
+        assert len(names) == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sandbox-aio-portal-")]
+
+
+def test_r10_clients_may_share_a_thread() -> None:
+    with Portal(name="shared") as portal:
+        with SandboxClient(portal=portal) as one:
+            one.list_sandboxes()
+            with SandboxClient(portal=portal) as two:
+                two.list_sandboxes()
+                assert [thread.name for thread in threading.enumerate()].count("shared") == 1
+            with pytest.raises(ClientClosedError):
+                two.list_sandboxes()
+            assert one.get_sandbox("box").run("echo still").stdout == "still"
+    with pytest.raises(ClientClosedError):
+        one.list_sandboxes()
+    assert "shared" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(ClientClosedError):
+        SandboxClient(portal=portal).list_sandboxes()
+
+
+def test_a_client_works_without_with() -> None:
+    client = SandboxClient()
+    assert client.get_sandbox("box").run("echo hi").stdout == "hi"
+    client.close()
+    client.close()
+    assert client.log == ["open", "run echo hi", "closed"]
+
+
+def test_a_client_that_was_never_used_closes() -> None:
+    client = SandboxClient()
+    client.close()
+    with pytest.raises(ClientClosedError):
+        client.list_sandboxes()
+
+
+def test_with_deletes_the_sandbox(client: SandboxClient) -> None:
+    with pytest.raises(ZeroDivisionError), client.sandbox():
+        raise ZeroDivisionError
+    assert client.log == ["open", "create box", "delete box"]
+
+
+def test_with_may_be_nested(client: SandboxClient, sandbox: Sandbox) -> None:
+    with sandbox, sandbox, sandbox.run("hang", wait=False) as handle:
+        assert handle.pid == 41
+    assert client.log == ["open", "run hang", "detach"]
+
+
+@pytest.mark.parametrize("wait", [
+    lambda sandbox, _: sandbox.run("hang"),
+    lambda _, handle: list(handle),
+    lambda _, handle: handle.result,
+    lambda sandbox, _: sandbox.run("hang", on_stdout=print),
+])  # fmt: skip
+def test_closing_ends_the_calls_of_other_threads(wait: Callable[[Sandbox, CommandHandle], object]) -> None:
+    client = SandboxClient()
+    sandbox = client.sandbox()
+    with sandbox, ThreadPoolExecutor(8) as pool:
+        handle = sandbox.run("hang", wait=False)
+        calls = [pool.submit(wait, sandbox, handle) for _ in range(8)]
+        until(lambda: client.fills)
+        client.close()
+        for call in calls:
+            assert isinstance(call.exception(10), ClientClosedError)
+    assert client.log[-2:] == ["delete box", "closed"]
+
+
+def test_many_threads_may_close() -> None:
+    client = SandboxClient()
+    client.list_sandboxes()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: client.close(), range(8)))
+    assert client.log == ["open", "closed"]
+
+
+def test_an_abandoned_iteration_is_collected(sandbox: Sandbox) -> None:
+    handle = sandbox.run("lines 100", wait=False)
+    for _ in handle:
+        break
+    dropped = weakref.ref(handle)
+    del handle
+    gc.collect()
+    assert dropped() is None
+
+
+def test_an_interrupt_that_comes_too_late_to_cancel_deletes_the_sandbox(
+    client: SandboxClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.list_sandboxes()
+
+    def interrupted(call: object) -> object:
+        monkeypatch.undo()
+        result(call)
+        raise KeyboardInterrupt
+
+    result = _bridge.Call.result
+    monkeypatch.setattr(_bridge.Call, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.sandbox()
+    assert client.log == ["open", "create box", "delete box"]
+
+
+def test_context_variables_are_the_callers(client: SandboxClient) -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("mine")
+
+    async def get() -> str:
+        return variable.get()
+
+    assert client._bridge.call(get) == "mine"
+
+
+def test_a_call_costs_little_more_than_the_switch_of_threads(client: SandboxClient) -> None:
+    """87 us is what a call through anyio's own portal costs; a busy machine may take ten times as long."""
+    client.list_sandboxes()
+    times = []
+    for _ in range(200):
+        began = time.perf_counter()
+        client.list_sandboxes()
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[10] < 870e-6
+
+
+def test_repr_names_the_twin(sandbox: Sandbox) -> None:
+    assert repr(sandbox) == "Sandbox('box')"
