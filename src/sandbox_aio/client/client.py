@@ -34,8 +34,8 @@ class AsyncSandboxClient:
     and ends with it. Without, it works too, but must be closed with `aclose`.
 
     Every call takes `headers`, which are sent with this call only and override those of the client. Every call is
-    bounded in time, is sent again where that is safe and may help, and raises a `SandboxClientError` for whatever goes wrong. A
-    call that is cancelled may have been carried out, but for those that make a sandbox, which then delete it.
+    bounded in time, is sent again where that is safe and may help, and raises a `SandboxClientError` for whatever goes
+    wrong. A call that is cancelled may have been carried out, but for those that make a sandbox, which then delete it.
     """
 
     def __init__(

@@ -116,7 +116,7 @@ class Creation:
             return
         with anyio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
-                while not await self._deleted(name):
+                while not await self._deleted(name):  # noqa: ASYNC110 - what it waits for is far away
                     await anyio.sleep(_LOOK_AGAIN_SECONDS)
             except SandboxClientError as error:
                 _log.warning("the sandbox %r may be left behind: %s", name, error)

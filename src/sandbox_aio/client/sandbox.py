@@ -42,8 +42,8 @@ class AsyncSandbox:
     `create_sandbox` or `get_sandbox`, whose sandboxes stay.
 
     Every call takes `headers`, which are sent with this call only and override those of the client. Every call is
-    bounded in time: `timeout` is how long the sandbox may be silent, in seconds. Every call may raise `SandboxConnectionError`,
-    `SandboxAuthenticationError` and `DataplaneNotConfiguredError`.
+    bounded in time: `timeout` is how long the sandbox may be silent, in seconds. Every call may raise
+    `SandboxConnectionError`, `SandboxAuthenticationError` and `DataplaneNotConfiguredError`.
     """
 
     name: str
@@ -193,7 +193,7 @@ class AsyncSandbox:
             idle_timeout: Seconds that it may run with nobody attached; -1 for ever.
             kill_on_disconnect: Kill it as soon as nobody is attached.
             ttl_seconds: How long its output is kept after its end; -1 for ever.
-            pty: Give it a terminal. Both outputs come as stdout; its input is never closed, `"\\x04"` is its end of file.
+            pty: Give it a terminal. Both outputs come as stdout, and its input is never closed.
             max_output_bytes: What the result keeps of each stream, half from its beginning and half from its end. None:
                 everything with `wait=True`, 4 MiB with `wait=False`.
             wait: False returns a handle as soon as the command runs.
@@ -298,8 +298,8 @@ class AsyncSandbox:
 
         Args:
             path: Where in the sandbox.
-            source: The path of a local file, a binary file object, bytes, or an iterable of bytes, async or not. A local
-                file and bytes are sent again where that may help; the others can be read only once.
+            source: The path of a local file, a binary file object, bytes, or an iterable of bytes, async or not. A
+                local file and bytes are sent again where that may help; the others can be read only once.
 
         Raises:
             OSError: The local file cannot be read.

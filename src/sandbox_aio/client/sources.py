@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -83,8 +83,8 @@ class _Pieces:
             async for piece in self.iterable:
                 yield piece
         else:
-            take: Callable[[], bytes | None] = partial(next, iter(self.iterable), None)
-            while (piece := await anyio.to_thread.run_sync(take)) is not None:
+            take = partial(next, iter(self.iterable), b"")
+            while piece := await anyio.to_thread.run_sync(take):
                 yield piece
 
 
