@@ -19,7 +19,7 @@ import attrs
 from .frames import ErrorReply, Execute, Exit, Stream
 from .output_buffer import DEFAULT_CAPACITY, OutputBuffer
 from .states import INPUT_TRANSITIONS, SESSION_TRANSITIONS, InputInput, InputState, SessionInput, SessionState, step
-from .utf8 import Utf8Transcoder
+from .utf8 import Utf8Transcoder, repair_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,7 +305,7 @@ class CommandSession:
         """
         if self._input_state is not InputState.CLOSED and not self._input_broken and not self.is_over:
             self._input_state = step(INPUT_TRANSITIONS, self._input_state, InputInput.WRITE)
-            self._input += data.encode("utf-8", "replace")
+            self._input += repair_surrogates(data).encode()
 
     def close_input(self) -> None:
         """Half-close standard input once all that is pending is written. Idempotent; means nothing to a terminal."""
