@@ -9,7 +9,6 @@ import attrs
 
 from ..errors import DataplaneNotConfiguredError
 from ..models import SandboxRecord
-from ..protocol.download import Download
 from ..protocol.file_requests import DataPlane, multipart_frame
 from ..protocol.frames import Reconnect
 from ..protocol.run_options import execute_frame
@@ -21,7 +20,7 @@ from .sources import upload_source
 from .targets import open_target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
     from ..models import ExecutionResult, FileChunk, FileStat, GlobResult, GrepResult, RunConfig
@@ -79,8 +78,7 @@ class AsyncSandbox:
 
     def _show(self, record: SandboxRecord) -> None:
         self._record = record
-        for field in attrs.fields(SandboxRecord):
-            setattr(self, field.name, getattr(record, field.name))
+        vars(self).update(attrs.asdict(record, recurse=False))
 
     def __repr__(self) -> str:
         return f"AsyncSandbox(name={self.name!r}, id={self.id!r}, status={self.status!r})"
@@ -288,7 +286,7 @@ class AsyncSandbox:
         async def keep(piece: bytes) -> None:
             pieces.append(piece)
 
-        await self._download(path, keep, timeout, headers)
+        await self._service.download(self._data_plane(), path, keep, timeout, headers)
         return b"".join(pieces)
 
     async def upload(
@@ -326,9 +324,9 @@ class AsyncSandbox:
             ResourceNotFoundError: There is no such file.
             SandboxOperationError: It cannot be read, or changed meanwhile.
         """
-        self._data_plane().download_url(path)
+        plane = self._data_plane()
         async with open_target(target) as write:
-            return await self._download(path, write, timeout, headers)
+            return await self._service.download(plane, path, write, timeout, headers)
 
     async def read_range(
         self,
@@ -392,18 +390,9 @@ class AsyncSandbox:
         return await self._service.http.call(call, headers)
 
     async def ls(
-        self,
-        path: str,
-        *,
-        limit: int | None = None,
-        timeout: float = 60,
-        headers: Mapping[str, str] | None = None,
+        self, path: str, *, limit: int | None = None, timeout: float = 60, headers: Mapping[str, str] | None = None
     ) -> GlobResult:
-        """List a folder.
-
-        Raises:
-            ResourceNotFoundError: There is no such folder.
-        """
+        """List a folder. The errors are those of `glob`."""
         return await self.glob("*", path, limit=limit, timeout=timeout, headers=headers)
 
     async def grep(
@@ -426,18 +415,6 @@ class AsyncSandbox:
         """
         call = self._data_plane().grep(pattern, path, glob=glob, limit=limit, timeout=timeout)
         return await self._service.http.call(call, headers)
-
-    async def _download(
-        self,
-        path: str,
-        write: Callable[[bytes], Awaitable[object]],
-        timeout: float,
-        headers: Mapping[str, str] | None,
-    ) -> int:
-        http = self._service.http
-        download = Download(plane=self._data_plane(), path=path, timeout=timeout, max_retries=http.max_retries)
-        await http.download(download, write, headers)
-        return download.offset
 
     # --- its life ---------------------------------------------------------------------------------------------------
 

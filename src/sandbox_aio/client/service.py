@@ -13,6 +13,7 @@ from ..drivers.http import HttpDriver
 from ..drivers.scopes import single_error
 from ..drivers.transport import Address
 from ..errors import LocalProtocolError, RemoteProtocolError
+from ..protocol.download import Download
 from ..protocol.endpoint import LOCAL, control_plane_url, merge_headers
 from ..protocol.endpoint import api_key as find_api_key
 from ..protocol.http_requests import BoxOptions, ControlPlane
@@ -23,7 +24,7 @@ from .embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -127,6 +128,19 @@ class Service:
     async def delete_quietly(self, name: str) -> None:
         """Delete a sandbox at the end of its `async with`; see `creation.delete_quietly`."""
         await delete_quietly(lambda: self.call(lambda control: control.delete_box(name)), name)
+
+    async def download(
+        self,
+        plane: DataPlane,
+        path: str,
+        write: Callable[[bytes], Awaitable[object]],
+        timeout: float,
+        headers: Mapping[str, str] | None,
+    ) -> int:
+        """Hand a file's bytes to `write`, each once and in order, and return how many there were."""
+        download = Download(plane=plane, path=path, timeout=timeout, max_retries=self.http.max_retries)
+        await self.http.download(download, write, headers)
+        return download.offset
 
     def command_site(self, plane: DataPlane, headers: Mapping[str, str] | None) -> CommandSite:
         """How the commands of a sandbox are reached.
