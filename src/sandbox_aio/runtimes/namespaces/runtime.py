@@ -143,6 +143,8 @@ class NamespacesRuntime:
             await _shielded(self._abandon())
 
     async def _close(self, *, destroy: bool) -> None:
+        if not self._state.is_open:
+            return
         if self._cleaning is not None:
             await asyncio.wait([self._cleaning])
         if not destroy:
@@ -150,24 +152,23 @@ class NamespacesRuntime:
             self._state.close()
             return
         await self._keeper.end()
-        await asyncio.to_thread(self._remove_everything)
+        lock = await self._state.zygote_lock()
+        try:
+            await asyncio.to_thread(self._remove_everything)
+        finally:
+            os.close(lock)
         self._sandboxes.clear()
+        self._capabilities = None
 
     async def _abandon(self) -> None:
         """Undo a half-done `open`, without touching the sandboxes of a persistent predecessor."""
-        if self._ephemeral or not self._sandboxes:
-            await self._close(destroy=True)
-        else:
-            await self._close(destroy=False)
+        await self._close(destroy=self._ephemeral or not self._sandboxes)
 
     def _remove_everything(self) -> None:
-        lock = self._state.try_zygote_lock()
         try:
             self._cgroups.clear()
             self._state.remove()
         finally:
-            if lock is not None:
-                os.close(lock)
             self._state.close()
 
     async def _recover(self) -> None:

@@ -54,6 +54,11 @@ class StateDirectory:
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         return Path("/tmp", f"sandbox-aio-{os.geteuid()}-{digest}")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the directory."""
+        return self._lock is not None
+
     def open(self) -> None:
         """Create what is missing and take the lock.
 

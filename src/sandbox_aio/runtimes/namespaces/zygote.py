@@ -106,6 +106,7 @@ def main() -> NoReturn:
     settings = _Settings(**json.loads(sys.stdin.buffer.readline()))
     if settings.detached and os.fork():
         os._exit(0)
+    os.environ.clear()  # Python itself may have set LC_CTYPE.
     syscalls.overwrite_arguments()
     syscalls.set_process_name("sandbox-zygote")
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
