@@ -46,7 +46,8 @@ def run(listener: socket.socket, config: Mapping[str, Any]) -> NoReturn:
     """
     settings = DaemonSettings.from_config(config)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # what is ignored here, a command ignores too; an init ignores it anyway
     os.umask(0o022)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
