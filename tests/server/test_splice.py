@@ -292,3 +292,16 @@ async def test_those_attached_hear_why_a_sandbox_goes(
         assert (await asked).status_code == 204
         assert await asyncio.wait_for(client.reader.read(), 5) == last
     websocket.done.set()
+
+
+async def test_a_sandbox_goes_while_a_client_lingers_after_its_last_frame(
+    http: httpx.AsyncClient, ready: Ready, websocket: WebsocketDaemon
+) -> None:
+    async with RawClient.connect(ready.url) as client:
+        await upgraded(client)
+        _, writer = await websocket.accepted.get()
+        writer.write(close_frame(1000))
+        writer.write_eof()
+        assert await asyncio.wait_for(client.reader.read(), 5) == close_frame(1000)
+        assert (await http.delete("/boxes/one")).status_code == 204
+    websocket.done.set()

@@ -228,14 +228,18 @@ class Splice:
             self.say_farewell()
 
     def say_farewell(self) -> None:
-        """Send the last frames and end our side; the client closes its own when it has read them."""
+        """Send the last frames and end our side; the client closes its own when it has read them.
+
+        Where the daemon has ended its side already, so have we, and nothing more can be said.
+        """
         self.departed = True
         self.farewell_said.set()
         message, close = self._farewell
         transport = self._client.transport
         if not self._client.lost:
-            transport.write(close if self.follower.in_message else message + close)
-            if self._client.ended or not transport.can_write_eof():
+            if not self._daemon.ended:
+                transport.write(close if self.follower.in_message else message + close)
+            if self._daemon.ended or self._client.ended or not transport.can_write_eof():
                 transport.close()
             else:
                 transport.write_eof()
