@@ -32,13 +32,14 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0)
 
 
 async def processes(sandbox: Any, name: str) -> int:
-    """Return how many processes in the sandbox have `name` in their command line (this look-up's own excepted)."""
-    found = await sandbox.run(f"cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '[{name[0]}]{name[1:]}'")
+    """Return how many processes in the sandbox go by `name`."""
+    pattern = f"[{name[0]}]{name[1:]}"  # which does not match itself, in the command line of this very look-up
+    found = await sandbox.run(f"cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -cx '{pattern}'")
     return int(found.stdout)
 
 
 async def gone(sandbox: Any, name: str) -> None:
-    """Return once no process in the sandbox has `name` in its command line."""
+    """Return once no process in the sandbox goes by `name`."""
 
     async def condition() -> bool:
         return await processes(sandbox, name) == 0
@@ -119,7 +120,7 @@ async def test_a_terminal(sandbox: Any) -> None:
     result = await handle.result
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("/dev/pts/")
+    assert "/dev/pts/0" in lines
     assert {"24 80", "xterm-256color", "err", "typed", "[typed]"} <= set(lines)
 
 
@@ -206,8 +207,8 @@ async def test_timeout_zero_is_no_timeout(sandbox: Any) -> None:
 
 
 async def test_environment_and_directory(sandbox: Any) -> None:
-    result = await sandbox.run('echo "$GREETING|$PWD|$HOME"', env={"GREETING": 'a "b" $c ä'}, cwd="/usr/bin")
-    assert result.stdout == 'a "b" $c ä|/usr/bin|/home/user\n'
+    result = await sandbox.run('echo "$GREETING|$PWD"', env={"GREETING": 'a "b" $c ä'}, cwd="/usr/bin")
+    assert result.stdout == 'a "b" $c ä|/usr/bin\n'
 
 
 async def test_run_config(sandbox: Any) -> None:

@@ -27,9 +27,9 @@ async def test_a_file_of_many_mebibytes(sandbox: Any) -> None:
 
 async def test_writing_replaces_what_was_there_and_keeps_its_mode(sandbox: Any) -> None:
     await sandbox.write("script", "#!/bin/sh\necho a longer text than the next\n")
-    await sandbox.run("chmod 755 ~/script")
+    await sandbox.run("chmod 755 /home/user/script")
     await sandbox.write("script", "#!/bin/sh\necho short\n")
-    assert (await sandbox.run("~/script")).stdout == "short\n"
+    assert (await sandbox.run("/home/user/script")).stdout == "short\n"
 
 
 async def test_relative_paths_begin_in_the_home_folder(sandbox: Any) -> None:

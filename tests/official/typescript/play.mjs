@@ -38,7 +38,7 @@ async function playSome() {
   for (let next = scenarios.shift(); next !== undefined; next = scenarios.shift()) {
     const [name, scenario] = next;
     let error;
-    await play(scenario).catch((reason) => (error = `${reason?.stack ?? reason}`));
+    await play(scenario).catch((reason) => (error = `${reason}`));
     console.log(JSON.stringify({ name, error }));
   }
 }

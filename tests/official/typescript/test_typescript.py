@@ -16,8 +16,6 @@ import pytest
 from tests.serving import API_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.serving import Server
 
 FOLDER = Path(__file__).parent
@@ -25,14 +23,15 @@ TRANSPORTS = {"ws": [], "http": ["--import", "./without_ws.mjs"]}
 """What each transport is called, and the options of `node` that bring it about."""
 
 
-def scenarios() -> Iterator[tuple[str, str]]:
-    """Yield every transport and the name of every scenario that is played with it, read from `scenarios.mjs`."""
+def scenarios() -> list[tuple[str, str]]:
+    """Return each transport with the name of each scenario that is played with it, as `scenarios.mjs` has them."""
     source = (FOLDER / "scenarios.mjs").read_text()
     groups = {"withOrWithoutWs": ("ws", "http"), "onlyWithWs": ("ws",), "onlyWithoutWs": ("http",)}
+    found = []
     for group, body in re.findall(r"^export const (\w+) = \{$(.*?)^\};$", source, re.DOTALL | re.MULTILINE):
         for name in re.findall(r"^  async (\w+)\(", body, re.MULTILINE):
-            for transport in groups[group]:
-                yield transport, name
+            found += [(transport, name) for transport in groups[group]]
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +52,9 @@ def _play(transport: str, server: Server) -> dict[str, str | None]:
 
 
 @pytest.mark.timeout(330)  # The first test waits for all of them.
-@pytest.mark.parametrize(("transport", "name"), scenarios(), ids="-".join)
-def test_scenario(outcomes: dict[str, dict[str, str | None]], transport: str, name: str) -> None:
+@pytest.mark.parametrize("scenario", scenarios(), ids="-".join)
+def test_scenario(outcomes: dict[str, dict[str, str | None]], scenario: tuple[str, str]) -> None:
+    transport, name = scenario
     assert outcomes[transport][name] is None, outcomes[transport][name]
 
 
