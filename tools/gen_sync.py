@@ -27,6 +27,8 @@ import inspect
 import itertools
 import re
 import sys
+import textwrap
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,19 +50,7 @@ Written by tools/gen_sync.py from src/sandbox_aio/client/. Do not edit: run `pyt
 """
 '''
 
-RENAMED = {"aclose": "close", "to_sync": "to_async"}
-"""Methods whose twin has another name."""
-
-IN_TEXT = [
-    (r"\basync with await ", "with "),
-    (r"\basync (with|for)\b", r"\1"),
-    (r"\bawait ", ""),
-    (r"\baclose\b", "close"),
-]
-"""What changes in docstrings besides the classes' names: pattern and replacement."""
-
-CLIENTS = {"AsyncSandboxClient": "`portal` is the thread to run on; by default the client has one of its own."}
-"""Classes that users construct, and the paragraph that the twin's docstring gets at its end."""
+RULES = Path(__file__).with_suffix(".toml")
 
 
 class GenerationError(Exception):
@@ -111,6 +101,7 @@ class Generator:
             for name, node in self.classes.items()
             if name.startswith("Async") and "__await__" not in methods(node)
         }
+        self.rules: dict[str, dict[str, str]] = tomllib.loads(RULES.read_text(encoding="utf-8"))
         self.used_rules: set[str] = set()
         self.runtime_imports: set[tuple[str, str]] = set()
         self.type_imports: set[tuple[str, str]] = set()
@@ -127,7 +118,7 @@ class Generator:
 
     def unused_rules(self) -> list[str]:
         """The rules that nothing needed, once the text is generated."""
-        return sorted({*RENAMED, *(pattern for pattern, _ in IN_TEXT)} - self.used_rules)
+        return sorted({rule for table in self.rules.values() for rule in table} - self.used_rules)
 
     # Names.
 
@@ -198,11 +189,13 @@ class Generator:
             self.need(item, runtime=True)
             arguments.append(self.text(item))
         elif "__aenter__" in own:
-            base = "Root" if node.name in CLIENTS else "Managed"
+            base = "Root" if node.name in self.rules["clients"] else "Managed"
         else:
             base = "Twin"
         lines = [f"class {self.twins[node.name]}({self.need_base(base)}[{', '.join(arguments)}]):"]
-        lines += self.docstring(ast.get_docstring(node), 4, CLIENTS.get(node.name, ""))
+        lines += self.docstring(
+            "\n\n".join(filter(None, [ast.get_docstring(node), self.rule("clients", node.name)])), 4
+        )
         for member, after in itertools.pairwise([*node.body, ast.Pass()]):
             lines += self.member(node, member, after)
         return "\n".join(lines)
@@ -218,11 +211,15 @@ class Generator:
             fields = [
                 line for pair in itertools.pairwise([*node.body, ast.Pass()]) for line in self.field(owner, *pair)
             ]
-            return (self.init(owner, node) if owner.name in CLIENTS else []) + fields
+            return (self.init(owner, node) if owner.name in self.rules["clients"] else []) + fields
         if node.name.startswith("_"):
             return []
         if "property" in decorators:
             return self.property(node)
+        if node.name == "to_sync":
+            return self.to_async(owner, node)
+        if "classmethod" in decorators:
+            return self.constructor(owner, node)
         if decorators - {"overload"}:
             raise GenerationError(f"{owner.name}.{node.name}: no rule for {sorted(decorators)}")
         return self.method(owner, node, is_overload="overload" in decorators)
@@ -262,19 +259,49 @@ class Generator:
         """The constructor of a client."""
         self.type_imports.add(("sandbox_aio.sync._portal", "Portal"))
         parameters = [*self.parameters(node), "portal: Portal | None = None"]
-        arguments = passed_on(node)
         return [
             "",
             *layout(4, "def __init__", parameters, " -> None:"),
             *self.docstring(ast.get_docstring(node), 8),
-            *layout(8, f"super().__init__({owner.name}", arguments, ", portal)"),
+            *layout(8, f"client = {owner.name}", passed_on(node), ""),
+            "        super().__init__(client, portal)",
         ]
+
+    def constructor(self, owner: ast.ClassDef, node: Method) -> list[str]:
+        """The twin of a class method that makes an object for a client."""
+        client = next(name for name, annotation in annotated(node) if name_of(annotation) in self.rules["clients"])
+        arguments = [f"{name}._async" if name == client else name for name in passed_on(node)]
+        lines = ["", "    @classmethod"]
+        lines += layout(4, f"def {node.name}", self.parameters(node), f" -> {self.text(not_none(node.returns))}:")
+        lines += self.docstring(ast.get_docstring(node), 8)
+        lines += layout(8, f"twin = {owner.name}.{node.name}", arguments, "")
+        return [*lines, f"        return cls({client}._bridge, twin)"]
+
+    def to_async(self, owner: ast.ClassDef, node: Method) -> list[str]:
+        """The twin of `to_sync`: from here to there."""
+        originals = {twin: name for name, twin in self.twins.items()}
+        node = copy.deepcopy(node)
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name):
+                part.id = originals.get(part.id, part.id)
+        names, self.twins = self.twins, {}
+        lines = [
+            "",
+            *layout(
+                4, f"def {(self.rule('renamed', node.name) or node.name)}", self.parameters(node), f" -> {owner.name}:"
+            ),
+        ]
+        lines += self.docstring(ast.get_docstring(node), 8)
+        self.twins = names
+        body = self.rule("to_async", owner.name) or ""
+        self.need(ast.parse(body), runtime=True)
+        return [*lines, *textwrap.indent(body.strip(), " " * 8).splitlines()]
 
     def method(self, owner: ast.ClassDef, node: Method, *, is_overload: bool) -> list[str]:
         """The twin of a method."""
         is_async = isinstance(node, ast.AsyncFunctionDef)
         result = not_none(node.returns if is_async else self.awaited(node.returns) or node.returns)
-        name = self.renamed(node.name)
+        name = self.rule("renamed", node.name) or node.name
         lines = ["", "    @overload"] if is_overload else [""]
         tail = f" -> {self.text(result)}:"
         lines += layout(4, f"def {name}", self.parameters(node), f"{tail} ..." if is_overload else tail)
@@ -282,13 +309,11 @@ class Generator:
             self.runtime_imports.add(("typing", "overload"))
             return lines
         lines += self.docstring(ast.get_docstring(node), 8)
-        if owner.name in CLIENTS and node.name == "aclose":
+        if owner.name in self.rules["clients"] and node.name == "aclose":
             return [*lines, "        with unframed:", "            self._bridge.close()"]
         arguments = [f"self._async.{node.name}", *passed_on(node)]
         if callbacks := [f'"{name}"' for name, annotation in annotated(node) if self.callback(annotation)]:
-            return lines + self.body(
-                "call_relaying", [f"({', '.join(callbacks)}{',' * (len(callbacks) == 1)})", *arguments], result
-            )
+            return lines + self.body("call_relaying", [f"[{', '.join(callbacks)}]", *arguments], result)
         owning = not is_async and "__aexit__" in methods(self.classes.get(name_of(result)))
         return lines + self.body("call_owning" if owning else "call", arguments, result)
 
@@ -337,27 +362,40 @@ class Generator:
 
     # Words.
 
-    def renamed(self, name: str) -> str:
-        """The twin's name of a method."""
-        if name in RENAMED:
+    def rule(self, table: str, name: str) -> str | None:
+        """What a table of rules has for a name."""
+        if name in self.rules[table]:
             self.used_rules.add(name)
-        return RENAMED.get(name, name)
+        return self.rules[table].get(name)
 
-    def docstring(self, text: str | None, indent: int, paragraph: str = "") -> list[str]:
+    def docstring(self, text: str | None, indent: int) -> list[str]:
         """A docstring, in the words of the twin."""
         if text is None:
             return []
-        text = f"{text}\n\n{paragraph}" if paragraph else text
         for name, twin in self.twins.items():
             text = re.sub(rf"\b{name}\b", twin, text)
-        for pattern, replacement in IN_TEXT:
+        for pattern, replacement in self.rules["words"].items():
             text, count = re.subn(pattern, replacement, text)
             self.used_rules |= {pattern} if count else set()
-        pad = " " * indent
-        lines = [f"{pad}{line}" if line else "" for line in text.splitlines()]
-        raw = "r" if "\\" in text else ""
-        lines[0] = f'{pad}{raw}"""{text.splitlines()[0]}'
+        pad, quotes = " " * indent, 'r"""' if "\\" in text else '"""'
+        lines = [f"{pad}{line}" if line else "" for line in rewrapped(text, WIDTH - indent)]
+        lines[0] = f"{pad}{quotes}{lines[0].lstrip()}"
         return [*lines, f'{pad}"""'] if len(lines) > 1 else [f'{lines[0]}"""']
+
+
+def rewrapped(text: str, width: int) -> list[str]:
+    """The lines of a text; where one is too long, it is filled anew together with those that follow at its depth."""
+    lines, filled = text.splitlines(), list[str]()
+    while lines:
+        line = lines.pop(0)
+        if len(line) > width:
+            depth = line[: len(line) - len(line.lstrip())]
+            while lines and re.match(depth + r"\S", lines[0]):
+                line += " " + lines.pop(0).lstrip()
+            filled += textwrap.wrap(line, width, subsequent_indent=depth, break_on_hyphens=False)
+        else:
+            filled.append(line)
+    return filled
 
 
 def methods(node: ast.ClassDef | None) -> dict[str, Method]:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sandbox_aio.sync
+from tools import gen_sync
 
-ROOT = Path(__file__).resolve().parents[2]
 FAKE_CLIENT = Path(__file__).with_name("fake_client.py")
-
-
-def load_generator() -> Any:
-    """Import `tools/gen_sync.py`."""
-    spec = importlib.util.spec_from_file_location("gen_sync", ROOT / "tools" / "gen_sync.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def generate() -> str:
     """Generate the facade of the fake client."""
-    text: str = load_generator().generator_for([FAKE_CLIENT], "tests.sync").generate()
-    return text
+    return gen_sync.generator_for([FAKE_CLIENT], "tests.sync").generate()
 
 
 def _load() -> dict[str, Any]:

@@ -277,10 +277,6 @@ class AsyncSandbox:
         """Attach to a command again."""
         return AsyncCommandHandle(self, command_id.removeprefix("id-"))
 
-    def to_sync(self) -> object:
-        """The same sandbox for programs without an event loop."""
-        return object()
-
     async def __aenter__(self) -> Self:
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._generated import CommandHandle, Sandbox, SandboxClient
 from ._portal import Portal
 
-__all__ = ["Portal"]
+__all__ = ["CommandHandle", "Portal", "Sandbox", "SandboxClient"]

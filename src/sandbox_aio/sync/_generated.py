@@ -1,0 +1,920 @@
+"""The sync clients: the async ones of `sandbox_aio.client`, with calls that block.
+
+Written by tools/gen_sync.py from src/sandbox_aio/client/. Do not edit: run `python tools/gen_sync.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+
+import attrs
+
+from ..client.client import AsyncSandboxClient
+from ..client.command import AsyncCommandHandle
+from ..client.sandbox import AsyncSandbox
+from ..models import OutputChunk
+from ._bridge import Batched, Managed, Root, unframed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..client.sources import Source
+    from ..client.targets import Target
+    from ..models import (
+        ExecutionResult,
+        FileChunk,
+        FileStat,
+        GlobResult,
+        GrepResult,
+        ResourceStatus,
+        RunConfig,
+        Snapshot,
+    )
+    from ._portal import Portal
+
+__all__ = [
+    "CommandHandle",
+    "Sandbox",
+    "SandboxClient",
+]
+
+
+class SandboxClient(Root[AsyncSandboxClient]):
+    """The way to a sandbox service.
+
+    ::
+
+        with SandboxClient() as client, client.sandbox() as sandbox:
+            result = sandbox.run("echo hi")
+
+    Use it with `with`: background work, such as reading the output of commands that run on, belongs to the client
+    and ends with it. Without, it works too, but must be closed with `close`.
+
+    Every call takes `headers`, which are sent with this call only and override those of the client. Every call is
+    bounded in time, is sent again where that is safe and may help, and raises a `SandboxClientError` for whatever goes
+    wrong. A call that is interrupted may have been carried out, but for those that make a sandbox, which then delete
+    it.
+
+    The client runs on a thread of its own, or on that of `portal`, which other clients may share. Any thread may use
+    it. An interrupt, such as Ctrl-C, cancels the call that it meets, and goes on when that has cleaned up.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_endpoint: str | None = None,
+        timeout: float = 10.0,
+        api_key: str | None = None,
+        max_retries: int = 3,
+        headers: Mapping[str, str] | None = None,
+        portal: Portal | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            api_endpoint: The URL that the paths of the API follow; `"local"` for a server that this client starts and
+                ends. By default it comes from `LANGSMITH_ENDPOINT`, to which `/api/v2/sandboxes` is added.
+            timeout: Seconds that the service may take for a call that says nothing else.
+            api_key: By default it comes from `LANGSMITH_API_KEY`.
+            max_retries: How often a call may be sent again.
+            headers: Sent with every call.
+
+        Raises:
+            ValueError: The endpoint is not a URL, or the key or a header cannot be sent.
+        """
+        client = AsyncSandboxClient(
+            api_endpoint=api_endpoint, timeout=timeout, api_key=api_key, max_retries=max_retries, headers=headers
+        )
+        super().__init__(client, portal)
+
+    def to_async(self) -> AsyncSandboxClient:
+        """A client with the same settings for programs with an event loop. Close both.
+
+        With the endpoint `local`, it uses the server of this client if that runs by now, and else starts its own.
+        """
+        return AsyncSandboxClient(**self._async._service.settings)
+
+    def close(self) -> None:
+        """Let go of all commands, which run on, and close all connections. The embedded server ends, if there is one.
+
+        Calls under way in other threads fail. Closing again does nothing. It is shielded from interrupts, and quick.
+        """
+        with unframed:
+            self._bridge.close()
+
+    def sandbox(
+        self,
+        snapshot_id: str | None = None,
+        *,
+        snapshot: str | None = None,
+        snapshot_name: str | None = None,
+        name: str | None = None,
+        timeout: float = 30,
+        idle_ttl_seconds: int | None = None,
+        delete_after_stop_seconds: int | None = None,
+        persistent: bool | None = None,
+        vcpus: float | None = None,
+        mem_bytes: int | None = None,
+        fs_capacity_bytes: int | None = None,
+        mount_config: Mapping[str, Any] | None = None,
+        proxy_config: Mapping[str, Any] | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Sandbox:
+        """Make a sandbox that is deleted at the end of `with`.
+
+        Without `with`, it stays until it is deleted.
+        Wherever it is interrupted, no sandbox is left; cleaning up is shielded and takes at most 5 s.
+
+        The arguments and errors are those of `create_sandbox`.
+        """
+        with unframed:
+            twin = self._bridge.call_owning(
+                self._async.sandbox,
+                snapshot_id,
+                snapshot=snapshot,
+                snapshot_name=snapshot_name,
+                name=name,
+                timeout=timeout,
+                idle_ttl_seconds=idle_ttl_seconds,
+                delete_after_stop_seconds=delete_after_stop_seconds,
+                persistent=persistent,
+                vcpus=vcpus,
+                mem_bytes=mem_bytes,
+                fs_capacity_bytes=fs_capacity_bytes,
+                mount_config=mount_config,
+                proxy_config=proxy_config,
+                run_config=run_config,
+                headers=headers,
+            )
+            return Sandbox(self._bridge, twin)
+
+    def create_sandbox(
+        self,
+        snapshot_id: str | None = None,
+        *,
+        snapshot: str | None = None,
+        snapshot_name: str | None = None,
+        name: str | None = None,
+        timeout: float = 30,
+        wait_for_ready: bool = True,
+        idle_ttl_seconds: int | None = None,
+        delete_after_stop_seconds: int | None = None,
+        persistent: bool | None = None,
+        preserve_memory_on_stop: bool | None = None,
+        restore_memory: bool | None = None,
+        vcpus: float | None = None,
+        mem_bytes: int | None = None,
+        fs_capacity_bytes: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        mount_config: Mapping[str, Any] | None = None,
+        proxy_config: Mapping[str, Any] | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        access_delegation: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Sandbox:
+        """Make a sandbox that stays until it is deleted. Interrupted, it leaves none.
+
+        None leaves the choice to the service.
+
+        Args:
+            snapshot_id: UUID of what it starts from.
+            snapshot: Instead: a UUID, `name` or `name:tag`. `snapshot_name` is an older spelling.
+            name: Unique among your sandboxes.
+            timeout: Seconds to wait until it is ready.
+            wait_for_ready: False returns at once, with status `provisioning`.
+            idle_ttl_seconds: Stop it after so long without activity; 0 for never. A multiple of 60.
+            delete_after_stop_seconds: Delete it so long after it stopped; 0 for never. A multiple of 60.
+            persistent: False discards all changes whenever it stops.
+            preserve_memory_on_stop: Whether stopping suspends its processes.
+            restore_memory: Whether to resume the processes of the snapshot.
+            vcpus, mem_bytes, fs_capacity_bytes: Its size.
+            labels: To find it by.
+            mount_config, proxy_config, access_delegation: See the wire protocol, sections 1.12 to 1.14.
+            run_config: User, folder and variables of its commands.
+
+        Raises:
+            ValueError: The arguments exclude each other, or a lifetime is not a multiple of 60.
+            ResourceAlreadyExistsError: The name is taken.
+            ResourceCreationError: It could not be made.
+            ResourceTimeoutError: It was not ready in time. If you named it, it may become ready yet.
+            QuotaExceededError: There are too many.
+        """
+        with unframed:
+            twin = self._bridge.call(
+                self._async.create_sandbox,
+                snapshot_id,
+                snapshot=snapshot,
+                snapshot_name=snapshot_name,
+                name=name,
+                timeout=timeout,
+                wait_for_ready=wait_for_ready,
+                idle_ttl_seconds=idle_ttl_seconds,
+                delete_after_stop_seconds=delete_after_stop_seconds,
+                persistent=persistent,
+                preserve_memory_on_stop=preserve_memory_on_stop,
+                restore_memory=restore_memory,
+                vcpus=vcpus,
+                mem_bytes=mem_bytes,
+                fs_capacity_bytes=fs_capacity_bytes,
+                labels=labels,
+                mount_config=mount_config,
+                proxy_config=proxy_config,
+                run_config=run_config,
+                access_delegation=access_delegation,
+                headers=headers,
+            )
+            return Sandbox(self._bridge, twin)
+
+    def get_sandbox(self, name: str, *, headers: Mapping[str, str] | None = None) -> Sandbox:
+        """Get a sandbox by its name.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        with unframed:
+            twin = self._bridge.call(self._async.get_sandbox, name, headers=headers)
+            return Sandbox(self._bridge, twin)
+
+    def list_sandboxes(self, *, headers: Mapping[str, str] | None = None) -> list[Sandbox]:
+        """List sandboxes: as many as the service tells at once."""
+        with unframed:
+            twins = self._bridge.call(self._async.list_sandboxes, headers=headers)
+            return [Sandbox(self._bridge, twin) for twin in twins]
+
+    def update_sandbox(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        idle_ttl_seconds: int | None = None,
+        delete_after_stop_seconds: int | None = None,
+        proxy_config: Mapping[str, Any] | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Sandbox:
+        """Change what is given; None leaves a thing as it is.
+
+        Raises:
+            ValueError: A lifetime is not a multiple of 60.
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceNameConflictError: The new name is taken.
+            SandboxNotReadyError: Its proxy cannot be changed in its present state.
+        """
+        with unframed:
+            twin = self._bridge.call(
+                self._async.update_sandbox,
+                name,
+                new_name=new_name,
+                idle_ttl_seconds=idle_ttl_seconds,
+                delete_after_stop_seconds=delete_after_stop_seconds,
+                proxy_config=proxy_config,
+                run_config=run_config,
+                headers=headers,
+            )
+            return Sandbox(self._bridge, twin)
+
+    def delete_sandbox(self, name: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Delete a sandbox and everything in it.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        with unframed:
+            self._bridge.call(self._async.delete_sandbox, name, headers=headers)
+
+    def get_sandbox_status(self, name: str, *, headers: Mapping[str, str] | None = None) -> ResourceStatus:
+        """Tell where a sandbox is in its life.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        with unframed:
+            return self._bridge.call(self._async.get_sandbox_status, name, headers=headers)
+
+    def wait_for_sandbox(
+        self, name: str, *, timeout: float = 120, poll_interval: float = 1.0, headers: Mapping[str, str] | None = None
+    ) -> Sandbox:
+        """Wait until a sandbox is ready, looking often at first and then every `poll_interval` seconds, at least once.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceCreationError: It failed.
+            ResourceTimeoutError: It was not ready within `timeout` seconds; `last_status` says what it was.
+        """
+        with unframed:
+            twin = self._bridge.call(
+                self._async.wait_for_sandbox, name, timeout=timeout, poll_interval=poll_interval, headers=headers
+            )
+            return Sandbox(self._bridge, twin)
+
+    def start_sandbox(self, name: str, *, timeout: float = 120, headers: Mapping[str, str] | None = None) -> Sandbox:
+        """Start a stopped or failed sandbox and wait until it is ready.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceCreationError: It failed to start.
+            ResourceTimeoutError: It was not ready within `timeout` seconds.
+        """
+        with unframed:
+            twin = self._bridge.call(self._async.start_sandbox, name, timeout=timeout, headers=headers)
+            return Sandbox(self._bridge, twin)
+
+    def stop_sandbox(self, name: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Stop a sandbox: its processes end, its files stay.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+        """
+        with unframed:
+            self._bridge.call(self._async.stop_sandbox, name, headers=headers)
+
+    def get_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> Snapshot:
+        """Get a snapshot by its UUID, `name` or `name:tag`.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot.
+        """
+        with unframed:
+            return self._bridge.call(self._async.get_snapshot, snapshot_id, headers=headers)
+
+    def list_snapshots(
+        self,
+        *,
+        name_contains: str | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Snapshot]:
+        """List snapshots: one page of at most `limit`, from `offset` on."""
+        with unframed:
+            return self._bridge.call(
+                self._async.list_snapshots, name_contains=name_contains, limit=limit, offset=offset, headers=headers
+            )
+
+    def wait_for_snapshot(
+        self,
+        snapshot_id: str,
+        *,
+        timeout: float = 300,
+        poll_interval: float = 2.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Wait until a snapshot is ready, looking often at first and then every `poll_interval` seconds, at least once.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot.
+            ResourceCreationError: It failed.
+            ResourceTimeoutError: It was not ready within `timeout` seconds; `last_status` says what it was.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.wait_for_snapshot,
+                snapshot_id,
+                timeout=timeout,
+                poll_interval=poll_interval,
+                headers=headers,
+            )
+
+
+class CommandHandle(Batched[AsyncCommandHandle, OutputChunk]):
+    """A running command.
+
+    Iterate over it for the output as it comes, in batches (`next_batch`) or chunk by chunk (`for`), and read `result`
+    for the end. A connection that breaks is made anew from the exact byte where it broke; what the sandbox could not
+    keep comes as an `OutputGap`. Interrupting an iteration or a wait never hurts the command, and loses no output.
+
+    The handle stays attached until it is closed, or its client is. A handle that is dropped stays attached too, and
+    its output is thrown away, so that its command runs on; `with` and `close` let go at once.
+
+    Source: wire protocol, sections 3.5 to 3.14.
+    """
+
+    MAX_AUTO_RECONNECTS: ClassVar[int] = AsyncCommandHandle.MAX_AUTO_RECONNECTS
+    """Connections that may be lost one after the other, without a byte of output between, before the handle gives
+    up.
+    """
+
+    @property
+    def command_id(self) -> str:
+        """The id under which any process can attach to the command."""
+        return self._async.command_id
+
+    @property
+    def pid(self) -> int | None:
+        """The process id inside the sandbox; None until it is known."""
+        return self._async.pid
+
+    @property
+    def last_stdout_offset(self) -> int:
+        """The offset in bytes of the next byte of stdout that iteration will yield."""
+        return self._async.last_stdout_offset
+
+    @property
+    def last_stderr_offset(self) -> int:
+        """The offset in bytes of the next byte of stderr that iteration will yield."""
+        return self._async.last_stderr_offset
+
+    def next_batch(self) -> list[OutputChunk]:
+        """Return all the output that is there, at least one chunk, waiting for it; empty when the command is over.
+
+        Interrupting loses nothing.
+
+        Raises:
+            SandboxClientError: as iteration does.
+        """
+        with unframed:
+            return self._bridge.call(self._async.next_batch)
+
+    @property
+    def result(self) -> ExecutionResult:
+        """The `ExecutionResult`: all the output, as far as it was kept, and the exit code.
+
+        Reading it waits for the end and takes the output that iteration has not taken yet; use one after the other.
+        Many threads may read it. A command that was killed has a result, too: its exit code is 137 and `killed` is
+        true.
+
+        Raises:
+            CommandTimeoutError: the command ran longer than its `timeout`.
+            SandboxOperationError: it could not start, or is not known any more.
+            SandboxConnectionError: it was lost; it may still run.
+        """
+        with unframed:
+            return self._bridge.call(lambda: self._async.result)
+
+    def kill(self) -> None:
+        """Kill the command with everything that it started.
+
+        Read `result` to see its end. Killing what has ended does nothing.
+
+        If the connection is lost meanwhile, the kill is sent again on the next one.
+        """
+        with unframed:
+            self._bridge.call(self._async.kill)
+
+    def send_input(self, data: str) -> None:
+        """Write text to the command's standard input or terminal.
+
+        Each text is sent at most once: if the connection breaks meanwhile, or the call is interrupted, a part may be
+        missing.
+
+        Raises:
+            SandboxOperationError: the input is closed, the command is over, or too much input waits already.
+        """
+        with unframed:
+            self._bridge.call(self._async.send_input, data)
+
+    def close_input(self) -> None:
+        """Close the command's standard input, so that it reads the end of the file.
+
+        With a terminal, or when done before: nothing.
+        """
+        with unframed:
+            self._bridge.call(self._async.close_input)
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Tell the command's terminal its size in characters.
+
+        Raises:
+            LocalProtocolError: the command has no terminal.
+        """
+        with unframed:
+            self._bridge.call(self._async.resize, cols, rows)
+
+    def reconnect(self) -> CommandHandle:
+        """Return a new handle that goes on where this one's iteration stands."""
+        with unframed:
+            twin = self._bridge.call(self._async.reconnect)
+            return CommandHandle(self._bridge, twin)
+
+    def close(self) -> None:
+        """Let go of the command, which runs on. Output that was not taken is dropped. Closing again does nothing."""
+        with unframed:
+            self._bridge.call(self._async.aclose)
+
+
+class Sandbox(Managed[AsyncSandbox]):
+    """A sandbox that commands run in.
+
+    Get one with `SandboxClient.sandbox`, whose sandbox is deleted at the end of its `with`; or with
+    `create_sandbox` or `get_sandbox`, whose sandboxes stay.
+
+    Every call takes `headers`, which are sent with this call only and override those of the client. Every call is
+    bounded in time: `timeout` is how long the sandbox may be silent, in seconds. Every call may raise
+    `SandboxConnectionError`, `SandboxAuthenticationError` and `DataplaneNotConfiguredError`.
+    """
+
+    @property
+    def name(self) -> str:
+        return self._async.name
+
+    @property
+    def dataplane_url(self) -> str | None:
+        """Where its commands and files are reached."""
+        return self._async.dataplane_url
+
+    @property
+    def id(self) -> str | None:
+        """UUID; stays when the sandbox is renamed."""
+        return self._async.id
+
+    @property
+    def status(self) -> str:
+        """`provisioning`, `ready`, `failed`, `stopped` or `deleting`, as of when this object last heard."""
+        return self._async.status
+
+    @property
+    def status_message(self) -> str | None:
+        return self._async.status_message
+
+    @property
+    def created_at(self) -> str | None:
+        return self._async.created_at
+
+    @property
+    def updated_at(self) -> str | None:
+        return self._async.updated_at
+
+    @property
+    def idle_ttl_seconds(self) -> int | None:
+        """Stopped after so long without activity; 0 for never."""
+        return self._async.idle_ttl_seconds
+
+    @property
+    def delete_after_stop_seconds(self) -> int | None:
+        """Deleted so long after it stopped; 0 for never."""
+        return self._async.delete_after_stop_seconds
+
+    @property
+    def stopped_at(self) -> str | None:
+        return self._async.stopped_at
+
+    @property
+    def snapshot_id(self) -> str | None:
+        return self._async.snapshot_id
+
+    @property
+    def vcpus(self) -> float | None:
+        return self._async.vcpus
+
+    @property
+    def mem_bytes(self) -> int | None:
+        return self._async.mem_bytes
+
+    @property
+    def fs_capacity_bytes(self) -> int | None:
+        return self._async.fs_capacity_bytes
+
+    @property
+    def run_config(self) -> RunConfig | None:
+        return self._async.run_config
+
+    @property
+    def access_delegation(self) -> dict[str, Any] | None:
+        return self._async.access_delegation
+
+    @property
+    def preserve_memory_on_stop(self) -> bool | None:
+        return self._async.preserve_memory_on_stop
+
+    @property
+    def labels(self) -> dict[str, str] | None:
+        return self._async.labels
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], client: SandboxClient, auto_delete: bool = False) -> Sandbox:
+        """Make an object of the service's JSON. With `auto_delete`, `with` deletes the sandbox."""
+        twin = AsyncSandbox.from_dict(data, client._async, auto_delete)
+        return cls(client._bridge, twin)
+
+    def to_async(self, *, client: AsyncSandboxClient | None = None) -> AsyncSandbox:
+        """The same sandbox for programs with an event loop.
+
+        Args:
+            client: The client that it is to belong to; None for a new one.
+        """
+        client = client or AsyncSandboxClient(**self._async._client._service.settings)
+        return AsyncSandbox.from_dict(attrs.asdict(self._async._record), client)
+
+    @overload
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float = 60,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        close_input: bool | None = None,
+        shell: str = "/bin/bash",
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        idle_timeout: float = 300,
+        kill_on_disconnect: bool = False,
+        ttl_seconds: float = 600,
+        pty: bool = False,
+        headers: Mapping[str, str] | None = None,
+        max_output_bytes: int | None = None,
+        wait: Literal[True] = True,
+    ) -> ExecutionResult: ...
+
+    @overload
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float = 60,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        close_input: bool | None = None,
+        shell: str = "/bin/bash",
+        on_stdout: None = None,
+        on_stderr: None = None,
+        idle_timeout: float = 300,
+        kill_on_disconnect: bool = False,
+        ttl_seconds: float = 600,
+        pty: bool = False,
+        headers: Mapping[str, str] | None = None,
+        max_output_bytes: int | None = None,
+        wait: Literal[False],
+    ) -> CommandHandle: ...
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float = 60,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        close_input: bool | None = None,
+        shell: str = "/bin/bash",
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        idle_timeout: float = 300,
+        kill_on_disconnect: bool = False,
+        ttl_seconds: float = 600,
+        pty: bool = False,
+        headers: Mapping[str, str] | None = None,
+        max_output_bytes: int | None = None,
+        wait: bool = True,
+    ) -> ExecutionResult | CommandHandle:
+        """Run a command, and wait for its end unless `wait` is false.
+
+        Interrupting a waited run kills its command; interrupting the start of another one does, too.
+
+        Args:
+            command: A line for the shell.
+            timeout: Seconds that it may run; 0 for no limit.
+            env: Variables on top of the sandbox's.
+            cwd: The folder that it runs in.
+            run_config: User, folder and variables in one; excludes `env` and `cwd`.
+            close_input: Whether its standard input is closed from the start. None: closed with `wait=True`, open with
+                `wait=False`.
+            shell: What interprets the line.
+            on_stdout, on_stderr: Called with text as it comes, on the caller's thread; only with `wait=True`.
+            idle_timeout: Seconds that it may run with nobody attached; -1 for ever.
+            kill_on_disconnect: Kill it as soon as nobody is attached.
+            ttl_seconds: How long its output is kept after its end; -1 for ever.
+            pty: Give it a terminal. Both outputs come as stdout, and its input is never closed.
+            max_output_bytes: What the result keeps of each stream, half from its beginning and half from its end. None:
+                everything with `wait=True`, 4 MiB with `wait=False`.
+            wait: False returns a handle as soon as the command runs.
+
+        Raises:
+            ValueError: The arguments make no sense, by themselves or together.
+            CommandTimeoutError: It ran longer than `timeout`, and was killed.
+            SandboxOperationError: It could not start.
+            ResourceNotFoundError: The sandbox is gone.
+        """
+        with unframed:
+            twin: Any = self._bridge.call_relaying(
+                ["on_stdout", "on_stderr"],
+                self._async.run,
+                command,
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+                run_config=run_config,
+                close_input=close_input,
+                shell=shell,
+                on_stdout=on_stdout,
+                on_stderr=on_stderr,
+                idle_timeout=idle_timeout,
+                kill_on_disconnect=kill_on_disconnect,
+                ttl_seconds=ttl_seconds,
+                pty=pty,
+                headers=headers,
+                max_output_bytes=max_output_bytes,
+                wait=wait,
+            )
+            return CommandHandle(self._bridge, twin) if isinstance(twin, AsyncCommandHandle) else twin
+
+    def reconnect(
+        self,
+        command_id: str,
+        *,
+        stdout_offset: int = 0,
+        stderr_offset: int = 0,
+        stdin_closed: bool = False,
+        pty: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> CommandHandle:
+        """Attach to a command by its id, from any process.
+
+        Nothing is sent until the handle is used; an unknown id shows then.
+
+        Args:
+            stdout_offset, stderr_offset: Where to begin, in bytes; what the sandbox does not keep any more is skipped,
+                and an `OutputGap` says so.
+            stdin_closed: Whether its input is known to be closed, so that `send_input` raises at once.
+            pty: Whether it has a terminal.
+        """
+        with unframed:
+            twin = self._bridge.call_owning(
+                self._async.reconnect,
+                command_id,
+                stdout_offset=stdout_offset,
+                stderr_offset=stderr_offset,
+                stdin_closed=stdin_closed,
+                pty=pty,
+                headers=headers,
+            )
+            return CommandHandle(self._bridge, twin)
+
+    def write(
+        self, path: str, content: str | bytes, *, timeout: float = 60, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a whole file, making its folders; text becomes UTF-8.
+
+        Raises:
+            SandboxOperationError: The sandbox refused it.
+        """
+        with unframed:
+            self._bridge.call(self._async.write, path, content, timeout=timeout, headers=headers)
+
+    def read(self, path: str, *, timeout: float = 60, headers: Mapping[str, str] | None = None) -> bytes:
+        """Read a whole file into memory. A connection that breaks is made anew and goes on where it broke.
+
+        Raises:
+            ResourceNotFoundError: There is no such file.
+            SandboxOperationError: It cannot be read, or changed meanwhile.
+        """
+        with unframed:
+            return self._bridge.call(self._async.read, path, timeout=timeout, headers=headers)
+
+    def upload(
+        self, path: str, source: Source, *, timeout: float = 60, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a file of any size with little memory.
+
+        Args:
+            path: Where in the sandbox.
+            source: The path of a local file, a binary file object, bytes, or an iterable of bytes. A
+                local file and bytes are sent again where that may help; the others can be read only once.
+
+        Raises:
+            OSError: The local file cannot be read.
+            SandboxOperationError: The sandbox refused it.
+        """
+        with unframed:
+            self._bridge.call(self._async.upload, path, source, timeout=timeout, headers=headers)
+
+    def download(
+        self, path: str, target: Target, *, timeout: float = 60, headers: Mapping[str, str] | None = None
+    ) -> int:
+        """Read a file of any size with little memory. After a broken connection it goes on where it broke.
+
+        Args:
+            path: Where in the sandbox.
+            target: The path of a local file, which appears when it is complete; or a binary file object.
+
+        Returns:
+            The number of bytes.
+
+        Raises:
+            OSError: The local file cannot be written.
+            ResourceNotFoundError: There is no such file.
+            SandboxOperationError: It cannot be read, or changed meanwhile.
+        """
+        with unframed:
+            return self._bridge.call(self._async.download, path, target, timeout=timeout, headers=headers)
+
+    def read_range(
+        self,
+        path: str,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        suffix_bytes: int | None = None,
+        if_range: str | None = None,
+        if_none_match: str | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> FileChunk:
+        """Read a part of a file.
+
+        Args:
+            start, end: Positions of the first and the last byte; without `end` to the end of the file.
+            suffix_bytes: Instead: so many bytes from the end.
+            if_range: An ETag; if the file has another one by now, the whole file comes.
+            if_none_match: An ETag; if the file still has it, nothing comes and `unchanged` is true.
+
+        Raises:
+            ValueError: The range makes no sense.
+            ResourceNotFoundError: There is no such file.
+            SandboxOperationError: It is shorter than `start`.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.read_range,
+                path,
+                start=start,
+                end=end,
+                suffix_bytes=suffix_bytes,
+                if_range=if_range,
+                if_none_match=if_none_match,
+                timeout=timeout,
+                headers=headers,
+            )
+
+    def stat(self, path: str, *, timeout: float = 60, headers: Mapping[str, str] | None = None) -> FileStat:
+        """Tell a file's size, ETag and time without reading it.
+
+        Raises:
+            ResourceNotFoundError: There is no such file.
+        """
+        with unframed:
+            return self._bridge.call(self._async.stat, path, timeout=timeout, headers=headers)
+
+    def glob(
+        self,
+        pattern: str,
+        path: str,
+        *,
+        limit: int | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> GlobResult:
+        """Find files and folders below `path`. `**` is any number of folders; `*`, `?` and `[...]` are within one.
+
+        Raises:
+            ResourceNotFoundError: There is no such folder.
+        """
+        with unframed:
+            return self._bridge.call(self._async.glob, pattern, path, limit=limit, timeout=timeout, headers=headers)
+
+    def ls(
+        self, path: str, *, limit: int | None = None, timeout: float = 60, headers: Mapping[str, str] | None = None
+    ) -> GlobResult:
+        """List a folder. The errors are those of `glob`."""
+        with unframed:
+            return self._bridge.call(self._async.ls, path, limit=limit, timeout=timeout, headers=headers)
+
+    def grep(
+        self,
+        pattern: str,
+        path: str,
+        *,
+        glob: str | None = None,
+        limit: int | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> GrepResult:
+        """Find lines that contain `pattern` as it is (no regular expression) in the files below `path`.
+
+        Args:
+            glob: Only in files whose name, or path if it has a `/` or `**`, fits.
+
+        Raises:
+            ResourceNotFoundError: There is no such folder or file.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.grep, pattern, path, glob=glob, limit=limit, timeout=timeout, headers=headers
+            )
+
+    def start(self, *, timeout: float = 120, headers: Mapping[str, str] | None = None) -> None:
+        """Start a stopped or failed sandbox and wait until it is ready.
+
+        Raises:
+            ResourceCreationError: It failed to start.
+            ResourceTimeoutError: It was not ready within `timeout` seconds.
+        """
+        with unframed:
+            self._bridge.call(self._async.start, timeout=timeout, headers=headers)
+
+    def stop(self, *, headers: Mapping[str, str] | None = None) -> None:
+        """Stop the sandbox: its processes end, its files stay."""
+        with unframed:
+            self._bridge.call(self._async.stop, headers=headers)
+
+    def delete(self, *, headers: Mapping[str, str] | None = None) -> None:
+        """Delete the sandbox and everything in it.
+
+        Raises:
+            ResourceNotFoundError: It is gone already.
+        """
+        with unframed:
+            self._bridge.call(self._async.delete, headers=headers)
