@@ -55,14 +55,12 @@ class HttpRetry:
 
     def after_failure(self, failure: Failure, *, jitter: float) -> float | None:
         """An attempt was not answered."""
-        match failure:
-            case Failure.NOT_SENT:
-                return self._wait(None, jitter)
-            case Failure.INTERRUPTED:
-                return self._wait_unless_done(None, jitter)
-            case Failure.TIMED_OUT:
-                self.maybe_done = True
-                return None
+        if failure is Failure.NOT_SENT:
+            return self._wait(None, jitter)
+        if failure is Failure.INTERRUPTED:
+            return self._wait_unless_done(None, jitter)
+        self.maybe_done = True
+        return None
 
     def _wait_unless_done(self, asked: float | None, jitter: float) -> float | None:
         """Whether the server did it is unknown."""
