@@ -24,7 +24,15 @@ def _load() -> dict[str, Any]:
 
 
 if TYPE_CHECKING:
-    from sandbox_aio.sync import CommandHandle, Sandbox, SandboxClient
+    from sandbox_aio.sync import CommandHandle as CommandHandle
+    from sandbox_aio.sync import Sandbox as Sandbox
+    from sandbox_aio.sync import SandboxClient as RealClient
+
+    class SandboxClient(RealClient):
+        """The real client as far as its types go, and what only the fake has."""
+
+        log: list[str]
+        fills: int
 else:
     _names = _load()
     CommandHandle, Sandbox, SandboxClient = (_names[name] for name in ("CommandHandle", "Sandbox", "SandboxClient"))
