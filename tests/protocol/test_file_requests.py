@@ -132,7 +132,8 @@ def test_a_command_over_http() -> None:
     ],
 )
 def test_what_one_answer_cannot_do_is_refused(options: dict[str, Any], named: str) -> None:
-    command = Execute(**({"command": "true", "command_id": "1", "close_stdin": True} | options))
+    defaults: dict[str, Any] = {"command": "true", "command_id": "1", "close_stdin": True}
+    command = Execute(**(defaults | options))
     with pytest.raises(ValueError, match=f"no websocket endpoint, and without one there is no .*{named}"):
         PLANE.execute(command)
 

@@ -34,7 +34,7 @@ def test_a_body_is_an_object_or_a_typed_error(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"null", b"[" * 100_000, b"\xff"])
 def test_what_is_no_object_is_said_in_a_sentence(body: bytes) -> None:
-    with pytest.raises(RemoteProtocolError, match="not JSON|where a JSON object was expected"):
+    with pytest.raises(RemoteProtocolError, match=r"not JSON|where a JSON object was expected"):
         json_object(HttpResponse(status=200, body=body))
     assert json_object(HttpResponse(status=200, body=b'{"a": 1}')) == {"a": 1}
 

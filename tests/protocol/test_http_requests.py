@@ -20,7 +20,7 @@ def ok(value: object, status: int = 200) -> HttpResponse:
 
 
 def create(options: BoxOptions | None = None, **changes: Any) -> HttpCall[SandboxRecord]:
-    arguments = {"name": "box", "name_is_unique": True, "wait_for_ready": True, "timeout": 30}
+    arguments: dict[str, Any] = {"name": "box", "name_is_unique": True, "wait_for_ready": True, "timeout": 30}
     return CONTROL.create_box(options or BoxOptions(), **(arguments | changes))
 
 
