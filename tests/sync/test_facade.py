@@ -294,6 +294,25 @@ def test_with_deletes_the_sandbox(client: SandboxClient) -> None:
     assert client.log == ["open", "create box", "delete box"]
 
 
+def test_what_passes_through_a_with_keeps_its_traceback(client: SandboxClient) -> None:
+    class Group:
+        """Raises again what it gets, as a task group does."""
+
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, kind: object, error: BaseException, traceback: object) -> None:
+            raise error
+
+    stay = client._bridge.enter(Group())  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError) as caught:
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError as error:
+            assert not stay.exit(ZeroDivisionError, error, error.__traceback__)
+            raise
+    assert len(traceback.extract_tb(caught.value.__traceback__)) == 1
+
+
 def test_with_may_be_nested(client: SandboxClient, sandbox: Sandbox) -> None:
     with sandbox, sandbox, sandbox.run("hang", wait=False) as handle:
         assert handle.pid == 41

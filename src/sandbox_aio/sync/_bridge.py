@@ -128,7 +128,7 @@ class Bridge:
         self.open()
         return Stay(self._portal, self._client, manager).enter()
 
-    def close(self, *exc_info: Any) -> None:
+    def close(self) -> None:
         """End the calls of this client, leave the async client, and end the thread unless it is shared.
 
         May be called again. Calls in other threads end with `ClientClosedError`. After a fork it does nothing.
@@ -141,7 +141,7 @@ class Bridge:
             try:
                 if stay is not None and self._portal.running:
                     Call(self._portal, None, partial(self._portal.cancel, self._client)).run()
-                    stay.exit(*exc_info)
+                    stay.exit()
             finally:
                 if not self._shared:
                     self._portal.close()
@@ -239,7 +239,7 @@ class Root(Twin[M]):
 
     def __exit__(self, *exc_info: object) -> None:
         with unframed:
-            self._bridge.close(*exc_info)
+            self._bridge.close()
 
 
 _bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()

@@ -29,14 +29,14 @@ import time
 import weakref
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from anyio import CancelScope, Event
 
 from ..errors import ClientClosedError, ForkedClientError, LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterator
     from contextlib import AbstractAsyncContextManager
 
 __all__ = ["Call", "Portal", "Stay"]
@@ -70,17 +70,17 @@ class Portal:
     The thread starts with the first call and is called `name`, by default `sandbox-aio-portal-N`.
     """
 
-    _numbers = itertools.count(1)
+    _numbers: ClassVar[Iterator[int]] = itertools.count(1)
 
     def __init__(self, *, name: str | None = None) -> None:
-        self.name = name or f"sandbox-aio-portal-{next(self._numbers)}"
+        self.name: str = name or f"sandbox-aio-portal-{next(self._numbers)}"
         self._calls: set[Call] = set()
         self._state = _State.NEW
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._wake = asyncio.Event()
-        self.exiting = False
+        self.exiting: bool = False
         """The interpreter exits. Callers that still wait are daemon threads: they are left to their sleep."""
         _portals.add(self)
 
@@ -212,9 +212,9 @@ class Call:
     """
 
     def __init__(self, portal: Portal, group: object, function: Callable[[], Any]) -> None:
-        self.group = group
+        self.group: object = group
         self.task: asyncio.Task[None] | None = None
-        self.over = False
+        self.over: bool = False
         self.value: Any = None
         self._portal = portal
         self._function = function
@@ -368,7 +368,13 @@ class Stay:
         self._portal.loop()
         self._exc_info = kind, error, traceback
         self._call.proceed(self._leave.set)
-        suppressed: bool | None = self._call.result()
+        try:
+            suppressed: bool | None = self._call.result()
+        except BaseException as raised:
+            if raised is not error:
+                raise
+            raised.__traceback__ = traceback  # it went through, and `with` raises it again
+            return None
         return suppressed
 
     def abandon(self) -> None:
