@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from email.message import Message
 
 BASE = {"anyio", "attrs", "cattrs", "httpx", "wsproto"}
-SERVER = {"h11", "starlette"}
+SERVER = {"h11", "python-multipart", "starlette"}
 
 
 @pytest.fixture(scope="module")
