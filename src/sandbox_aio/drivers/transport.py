@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import threading
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -26,6 +27,16 @@ __all__ = ["Address", "SocketTransport", "TLSTransport", "Transport", "open_tran
 RECEIVE_BYTES = 262_144
 """How much one read takes at the most."""
 
+
+class _Shared(threading.local):
+    """One receive buffer a thread, so that a connection that is silent costs no memory."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+
+_shared = _Shared()
+
 _GONE = (OSError, anyio.ClosedResourceError)
 """How a socket says that it is closed, by us or by the peer."""
 
@@ -33,8 +44,11 @@ _GONE = (OSError, anyio.ClosedResourceError)
 class Transport(Protocol):
     """A connected byte stream. Closing is immediate and never waits for the peer."""
 
-    async def receive(self) -> bytes:
-        """Return what has arrived, at most 256 KiB; empty at the end of the stream. Cancelling loses nothing."""
+    async def receive(self) -> bytes | memoryview:
+        """Return what has arrived, at most 256 KiB; empty at the end of the stream. Cancelling loses nothing.
+
+        A memoryview is of a buffer that the thread's other transports use as well: it is good until the next `await`.
+        """
         ...
 
     async def send(self, data: bytes) -> bool:
@@ -84,25 +98,31 @@ class Address:
 class SocketTransport:
     """A transport on a connected, non-blocking socket."""
 
-    __slots__ = ("_closed", "_socket")
+    __slots__ = ("_closed", "_full", "_socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._closed = False
+        self._full = False
+        """Whether the last read filled the buffer, so that there is probably more."""
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | memoryview:
         """See `Transport.receive`."""
-        await checkpoint()  # before reading: what has been read cannot be lost to a cancellation
+        buffer = _shared.buffer
+        if self._full:
+            await checkpoint()  # before reading: what has been read cannot be lost to a cancellation
         while True:
             try:
-                return self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                try:
+                if not self._full:
                     await anyio.wait_readable(self._socket)
-                except _GONE:
-                    return b""
-            except OSError:
+                size = self._socket.recv_into(buffer)
+            except BlockingIOError:
+                self._full = False
+            except _GONE:
                 return b""
+            else:
+                self._full = size == RECEIVE_BYTES
+                return buffer[:size]
 
     async def send(self, data: bytes) -> bool:
         """See `Transport.send`."""
@@ -164,7 +184,7 @@ class TLSTransport:
                 await self._flush()
                 return
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | memoryview:
         """See `Transport.receive`."""
         pieces: list[bytes] = []
         while True:
@@ -290,14 +310,25 @@ async def _connect_one(host: str, port: int) -> socket.socket:
         try:
             sock.connect((host, port))
         except BlockingIOError:
-            await anyio.wait_writable(sock)
-        failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if failed:
-            raise OSError(failed, os.strerror(failed))
+            await _until_connected(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _until_connected(sock: socket.socket) -> None:
+    """Wait for a connection under way; to the machine itself it is there at once."""
+    while True:
+        failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+        try:
+            sock.getpeername()
+        except OSError:
+            await anyio.wait_writable(sock)
+        else:
+            return
 
 
 def _is_ip(host: str) -> bool:

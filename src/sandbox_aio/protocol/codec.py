@@ -67,13 +67,13 @@ _DEFAULTS: dict[str, Mapping[str, Any]] = {
 # --- general path ----------------------------------------------------------------------------------------------------
 
 
-def _shown(payload: bytes) -> str:
-    return repr(payload[:80]) + ("..." if len(payload) > 80 else "")
+def _shown(payload: bytes | memoryview) -> str:
+    return repr(bytes(payload[:80])) + ("..." if len(payload) > 80 else "")
 
 
-def _load(payload: bytes) -> dict[str, Any]:
+def _load(payload: bytes | memoryview) -> dict[str, Any]:
     try:
-        message = json.loads(payload)
+        message = json.loads(bytes(payload))
     except (ValueError, RecursionError) as exc:
         raise CodecError(f"a message is not JSON ({exc}): {_shown(payload)}") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
@@ -112,7 +112,7 @@ _converter.register_structure_hook(int, _whole_number)
 _converter.register_structure_hook(float, _number)
 
 
-def decode_client_frame(payload: bytes) -> ClientFrame | None:
+def decode_client_frame(payload: bytes | memoryview) -> ClientFrame | None:
     """Read what a client sent; None for a type that this version does not know, which is to be ignored.
 
     Raises:
@@ -166,21 +166,21 @@ def _execute_members(frame: Execute) -> dict[str, Any]:
     return members
 
 
-def _integer(message: Mapping[str, Any], name: str, payload: bytes) -> int:
+def _integer(message: Mapping[str, Any], name: str, payload: bytes | memoryview) -> int:
     value = message.get(name)
     if type(value) is not int or abs(value) > LARGEST_INTEGER:
         raise CodecError(f"a {message['type']!r} message has no integer {name!r}: {_shown(payload)}")
     return value
 
 
-def _string(message: Mapping[str, Any], name: str, payload: bytes) -> str:
+def _string(message: Mapping[str, Any], name: str, payload: bytes | memoryview) -> str:
     value = message.get(name)
     if type(value) is not str:
         raise CodecError(f"a {message['type']!r} message has no text {name!r}: {_shown(payload)}")
     return repair_surrogates(value)
 
 
-def _decode_server_slowly(payload: bytes) -> ServerFrame | None:
+def _decode_server_slowly(payload: bytes | memoryview) -> ServerFrame | None:
     message = _load(payload)
     kind = message["type"]
     if kind == "stdout" or kind == "stderr":
@@ -236,7 +236,7 @@ def _quote_stdlib(data: bytes) -> bytes:
     return encode_basestring(str(data, "utf-8")).encode()
 
 
-def _decode_by_position(payload: bytes) -> Output | None:
+def _decode_by_position(payload: bytes | memoryview) -> Output | None:
     """Take an `Output` apart by position if it is laid out as `encode_output` does; None for anything else."""
     try:
         text = str(payload, "utf-8")
@@ -252,9 +252,7 @@ def _decode_by_position(payload: bytes) -> Output | None:
     number = text[end + _MEMBER : -1]
     if not text.startswith(_AFTER_DATA, end) or not _OFFSET(number) or text[-1] != "}":
         return None
-    if "\\ud" in text or "\\uD" in text:  # perhaps a lone surrogate
-        return None
-    return Output(stream, data, int(number))
+    return Output(stream, data if data.isascii() else repair_surrogates(data), int(number))
 
 
 try:
@@ -264,7 +262,7 @@ except ModuleNotFoundError:  # the accelerator is optional
     _decode_output, _quote = _decode_by_position, _quote_stdlib
 
 
-def decode_server_frame(payload: bytes) -> ServerFrame | None:
+def decode_server_frame(payload: bytes | memoryview) -> ServerFrame | None:
     """Read what a daemon sent; None for a type that this version does not know, which is to be ignored.
 
     Lone surrogates, if the peer put them there, are replaced.

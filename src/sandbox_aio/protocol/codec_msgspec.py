@@ -23,7 +23,7 @@ _decode = msgspec.json.Decoder(_Stdout | _Stderr).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_output(payload: bytes) -> Output | None:
+def decode_output(payload: bytes | memoryview) -> Output | None:
     """Read an `Output` without unknown members, which `msgspec` would skip unchecked; None for anything else."""
     try:
         output = _decode(payload)

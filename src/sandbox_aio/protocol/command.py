@@ -218,7 +218,7 @@ class ClientCommand:
         else:
             self._fail(error, now)
 
-    def receive_bytes(self, data: bytes, now: float) -> None:
+    def receive_bytes(self, data: bytes | memoryview, now: float) -> None:
         """Feed what the transport delivered. Then call `bytes_to_send` and `events`."""
         if self._websocket is None or self.finished:
             return
@@ -253,8 +253,7 @@ class ClientCommand:
             self._open_by = now + policy.open_timeout
             self._step(CommandInput.ATTACH if self.state is CommandState.DETACHED else CommandInput.CONNECT)
         else:
-            if self._attached_at is not None and now >= self._attached_at + policy.healthy_after:
-                self._attempts.refill()
+            self._refill_if_healthy(now)
             if self._websocket is not None:
                 self._websocket.receive_timeout(now)
                 self._process(now)
@@ -348,7 +347,10 @@ class ClientCommand:
         attached = self.attached
         stdout, stderr = self._stdout, self._stderr
         for item in self._websocket.events():
-            if not isinstance(item, bytes):
+            if not isinstance(item, (bytes, memoryview)):
+                if progress:
+                    self._progressed()
+                    progress = False
                 self._connection_event(item, now)
             else:
                 try:
@@ -357,24 +359,33 @@ class ClientCommand:
                     self._violation(str(exc), now)
                     return
                 if type(frame) is OutputChunk and attached:
-                    progress = True
                     cursor = stdout if frame.stream == "stdout" else stderr
                     data = frame.data
                     if frame.offset == cursor.offset and data and data.isascii():
                         cursor.offset += len(data)
                         cursor.caught_up = True
                         events.append(frame)
-                    else:
-                        events += cursor.accept(frame)
+                        progress = True
+                    elif fresh := cursor.accept(frame):
+                        events += fresh
+                        progress = True
                     continue
                 self._frame(frame, now)
             if self.finished:
                 return
             attached = self.attached
         if progress:
+            self._progressed()
+
+    def _progressed(self) -> None:
+        """There was output that was not seen before: losing the connection again may be mended again."""
+        self._attempts.refill()
+        if self.state is CommandState.RESUMING:
+            self._step(CommandInput.OUTPUT)
+
+    def _refill_if_healthy(self, now: float) -> None:
+        if self._attached_at is not None and now >= self._attached_at + self._policy.healthy_after:
             self._attempts.refill()
-            if self.state is CommandState.RESUMING:
-                self._step(CommandInput.OUTPUT)
 
     def _connection_event(self, event: Opened | Refused | Closed, now: float) -> None:
         if isinstance(event, Opened):
@@ -403,6 +414,8 @@ class ClientCommand:
             self._stdout.attached()
             self._stderr.attached()
         self._step(CommandInput.UPGRADED)
+        if self._websocket.state is not WebSocketState.OPEN:  # it was closed in the same breath; that comes next
+            return
         self._websocket.send_text(encode_client_frame(opening))
         self.may_run = True
         self._attached_at = now if self.attached else None
@@ -441,15 +454,16 @@ class ClientCommand:
 
     def _send_intents(self) -> None:
         """Send what the caller wants, if the command is attached."""
-        if self.attached:
-            assert self._websocket is not None
+        websocket = self._websocket
+        if self.attached and websocket is not None and websocket.state is WebSocketState.OPEN:
             for frame in self._intents.frames():
-                self._websocket.send_text(encode_client_frame(frame))
+                websocket.send_text(encode_client_frame(frame))
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def _lost(self, error: SandboxClientError, now: float) -> None:
         """The connection is gone, and another may be better: wait for it, or give up."""
+        self._refill_if_healthy(now)
         self._websocket = None
         self._open_by = self._attached_at = None
         self._out = []

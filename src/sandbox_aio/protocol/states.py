@@ -45,6 +45,12 @@ I = TypeVar("I", bound=enum.Enum)  # noqa: E741 - a state and an input
 Table = Mapping[S, Mapping[I, S]]
 
 
+class Name(enum.Enum):
+    """A state or an input. Compared and hashed by identity: tables are looked up for every frame."""
+
+    __hash__ = object.__hash__
+
+
 def step(table: Table[S, I], state: S, input: I) -> S:
     """Return the state that follows `state` on `input`.
 
@@ -63,7 +69,7 @@ def step(table: Table[S, I], state: S, input: I) -> S:
 # --- one websocket connection (RFC 6455), either role ----------------------------------------------------------------
 
 
-class WebSocketState(enum.Enum):
+class WebSocketState(Name):
     CONNECTING = "connecting"
     """The upgrade is under way."""
     OPEN = "open"
@@ -75,7 +81,7 @@ class WebSocketState(enum.Enum):
     """The peer broke the protocol, refused the upgrade or fell silent. Nothing is read any more."""
 
 
-class WebSocketInput(enum.Enum):
+class WebSocketInput(Name):
     ACCEPT = "accept"
     CLOSE = "close"
     PEER_CLOSE = "peer close"
@@ -108,7 +114,7 @@ WEBSOCKET_TRANSITIONS: Table[WebSocketState, WebSocketInput] = {
 # --- one command, seen by the client, over any number of connections -------------------------------------------------
 
 
-class CommandState(enum.Enum):
+class CommandState(Name):
     NEW = "new"
     CONNECTING = "connecting"
     """A connection is being opened; no `started` was ever seen."""
@@ -130,7 +136,7 @@ class CommandState(enum.Enum):
     FAILED = "failed"
 
 
-class CommandInput(enum.Enum):
+class CommandInput(Name):
     CONNECT = "connect"
     ATTACH = "attach"
     UPGRADED = "upgraded"
@@ -192,7 +198,7 @@ TERMINAL_COMMAND_STATES = frozenset(state for state, inputs in COMMAND_TRANSITIO
 # --- the caller's wish to kill, which outlives connections -----------------------------------------------------------
 
 
-class KillState(enum.Enum):
+class KillState(Name):
     NONE = "none"
     WANTED = "wanted"
     """The caller asked; no attached connection carried it yet."""
@@ -200,7 +206,7 @@ class KillState(enum.Enum):
     """It went out on the connection that is attached now. Whether it arrived is known only by the exit."""
 
 
-class KillInput(enum.Enum):
+class KillInput(Name):
     KILL = "kill"
     SEND = "send"
     LOST = "connection lost"
@@ -220,14 +226,14 @@ KILL_TRANSITIONS: Table[KillState, KillInput] = {
 # --- the command's standard input, as far as this client is concerned ------------------------------------------------
 
 
-class InputState(enum.Enum):
+class InputState(Name):
     OPEN = "open"
     CLOSED = "closed"
     TERMINAL = "terminal"
     """The command has a terminal: there is nothing to close, end of file is a byte (0x04)."""
 
 
-class InputInput(enum.Enum):
+class InputInput(Name):
     WRITE = "write"
     CLOSE = "close"
 
@@ -242,7 +248,7 @@ INPUT_TRANSITIONS: Table[InputState, InputInput] = {
 # --- one command, seen by the daemon --------------------------------------------------------------------------------------
 
 
-class SessionState(enum.Enum):
+class SessionState(Name):
     STARTING = "starting"
     """The process is to be made."""
     RUNNING = "running"
@@ -258,7 +264,7 @@ class SessionState(enum.Enum):
     """Its output is no longer kept."""
 
 
-class SessionInput(enum.Enum):
+class SessionInput(Name):
     STARTED = "started"
     SPAWN_FAILED = "spawn failed"
     TIMEOUT = "timeout"
@@ -291,7 +297,7 @@ SESSION_TRANSITIONS: Table[SessionState, SessionInput] = {
 # --- one connection to the daemon's command endpoint ------------------------------------------------------------------------
 
 
-class AttachmentState(enum.Enum):
+class AttachmentState(Name):
     WAITING = "waiting"
     """Neither `execute` nor `reconnect` has come."""
     ATTACHED = "attached"
@@ -303,7 +309,7 @@ class AttachmentState(enum.Enum):
     """The connection is gone."""
 
 
-class AttachmentInput(enum.Enum):
+class AttachmentInput(Name):
     ATTACH = "attach"
     REFUSE = "refuse"
     FINISH = "finish"

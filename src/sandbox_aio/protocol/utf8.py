@@ -59,4 +59,8 @@ def repair_surrogates(text: str) -> str:
 
     The length in bytes stays the same: three each.
     """
-    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    try:
+        text.encode()  # a third of what a search costs
+    except UnicodeEncodeError:
+        return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text

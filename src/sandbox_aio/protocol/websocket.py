@@ -6,7 +6,7 @@ further work (nearly all of what a client receives), joins fragments, and makes 
 nothing is read any more.
 
 A driver calls `receive_bytes` or `receive_eof`, then sends what `bytes_to_send` returns, then looks at `events`; once
-`finished` is true it closes the transport. No frame is half a message: an item of `events` that is `bytes` is one
+`finished` is true it closes the transport. No frame is half a message: an item of `events` that is bytes-like is one
 whole text or binary message.
 """
 
@@ -62,7 +62,7 @@ class Closed:
     """Whether the peer was given up because it answered no ping."""
 
 
-WebSocketEvent = bytes | Opened | Refused | Closed
+WebSocketEvent = bytes | memoryview | Opened | Refused | Closed
 
 _TEXT_FINAL = 0x81
 _CONTROL = 0x08
@@ -135,14 +135,18 @@ class WebSocket:
 
     # --- the five verbs ----------------------------------------------------------------------------------------------
 
-    def receive_bytes(self, data: bytes, now: float) -> None:
-        """Feed what the transport delivered. Then call `bytes_to_send` and `events`."""
+    def receive_bytes(self, data: bytes | memoryview, now: float) -> None:
+        """Feed what the transport delivered. Then call `bytes_to_send` and `events`.
+
+        A memoryview may be of a buffer that is used again: what is kept is copied, except for the messages among the
+        `events`, which may be views of it themselves.
+        """
         if self.finished or not data:
             return
         self._heard_at = now
         self._ping_sent_at = None
         if self._upgrade is not None:
-            self._read_upgrade(self._upgrade, data)
+            self._read_upgrade(self._upgrade, bytes(data))
         else:
             self._read_frames(data)
 
@@ -264,22 +268,18 @@ class WebSocket:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def _read_frames(self, data: bytes) -> None:  # noqa: C901 - the hot loop: one call per transport read
+    def _read_frames(self, data: bytes | memoryview) -> None:  # noqa: C901 - the hot loop: one call per transport read
         """Walk over the frames in `data`; keep what is not whole yet."""
+        position = 0
         if self._needed:
-            self._parts.append(data)
-            if len(data) < self._needed:
-                self._needed -= len(data)
+            position = self._finish_frame(data)
+            if self.finished:
                 return
-            data = b"".join(self._parts)
-            self._parts = []
-            self._needed = 0
         elif self._tail:
             data = self._tail + data
             self._tail = b""
         events = self._events
         total = len(data)
-        position = 0
         while total - position >= 2:
             masked = data[position + 1] & 0x80
             size = data[position + 1] & 0x7F
@@ -304,18 +304,29 @@ class WebSocket:
             end = start + size
             if end > total:
                 if end - position > _SMALL:
-                    self._parts = [data[position:]]
+                    self._parts = [bytes(data[position:])]
                     self._needed = end - total
                     return
                 break
             if data[position] == _TEXT_FINAL and not masked and self._client and self._message is None:
                 events.append(data[start:end])
             else:
-                self._read_slowly(data[position:end])
+                self._read_slowly(bytes(data[position:end]))
                 if self.finished:
                     return
             position = end
-        self._tail = data[position:] if position else data
+        self._tail = bytes(data[position:])
+
+    def _finish_frame(self, data: bytes | memoryview) -> int:
+        """Add to the large frame that is not whole yet; return how much of `data` belongs to it."""
+        size = min(self._needed, len(data))
+        self._parts.append(bytes(data[:size]))
+        self._needed -= size
+        if not self._needed:
+            frame = b"".join(self._parts)
+            self._parts = []
+            self._read_frames(frame)
+        return size
 
     def _read_slowly(self, frame: bytes) -> None:
         """Give one whole frame to wsproto: control frames, fragments, masked, binary and invalid ones."""
