@@ -250,12 +250,13 @@ async def test_a_child_in_the_background_does_not_hold_up_the_exit(sandbox: Any)
 
 
 ABANDON = """
-import sys
+import os, sys
 from langsmith.sandbox import SandboxClient
 client = SandboxClient(api_endpoint=sys.argv[1], api_key=sys.argv[2])
 options = eval(sys.argv[4])
 handle = client.get_sandbox(sys.argv[3]).run("exec -a abandoned sleep 1000", timeout=0, wait=False, **options)
 print(handle.command_id, handle.pid, flush=True)
+os._exit(0)
 """
 """A program that starts a command, prints its id and its process, and is gone."""
 
