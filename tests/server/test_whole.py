@@ -65,7 +65,7 @@ def served(state_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Cli
     with process:
         try:
             line = line_of(process.stdout)
-            assert line.startswith("listening on http://127.0.0.1:"), line
+            assert line.startswith("listening on http://127.0.0.1:"), (line, line_of(process.stderr))
             url = line.split()[2].rstrip(";")
             with httpx.Client(base_url=f"{url}/v2/sandboxes", headers={"x-api-key": "k"}, timeout=TIMEOUT) as client:
                 yield process, client

@@ -50,8 +50,10 @@ def main() -> int:
     """Serve until the owner is gone; return the exit code."""
     owner = os.getppid()
     logging.basicConfig(level=logging.WARNING, format="sandbox-aio: %(levelname)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # Not SIG_IGN, which every process in a sandbox would inherit.
+    with contextlib.suppress(PermissionError):
+        os.setsid()  # Out of the terminal's reach, and with us the zygote.
     raise_file_limit()
     try:
         with _state_dir() as state_dir:
@@ -61,6 +63,10 @@ def main() -> int:
         return 1
     except OSError as error:
         _say({"error": f"the embedded server cannot keep its state: {error}", "hint": "make /var/tmp or /tmp writable"})
+        return 1
+    except Exception as error:
+        logger.exception("the embedded server failed")
+        _say({"error": f"the embedded server failed: {error!r}", "hint": "its stderr has the reason; please report it"})
         return 1
     return 0
 

@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 import ssl
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,9 @@ __all__ = ["Ready", "ServeError", "Server", "ServerConfig", "make_runtime", "rai
 logger = logging.getLogger("sandbox_aio.server")
 
 RUNTIMES: Final = ("namespaces",)
+
+TAKEOVER_PATIENCE: Final = 5.0
+"""Seconds that a start waits for the state directory of a server that is just ending."""
 
 
 class ServeError(Exception):
@@ -93,10 +97,7 @@ class Server:
         _check_exposure(config)
         tls = _tls_context(config)
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            capabilities = await self._runtime.open(self.registry.daemon_ended)
-        except RuntimeFailure as failure:
-            raise await self._unavailable(failure) from failure
+        capabilities = await self._open_runtime()
         try:
             host, port = await self.router.listen(config.host, config.port, tls=tls)
         except OSError as error:
@@ -115,6 +116,17 @@ class Server:
             await self.registry.aclose()
         finally:
             await self._runtime.aclose(destroy=self._config.ephemeral)
+
+    async def _open_runtime(self) -> Capabilities:
+        """Open the runtime. The state directory of a server that was killed is in use until its remains are removed."""
+        deadline = time.monotonic() + TAKEOVER_PATIENCE
+        while True:
+            try:
+                return await self._runtime.open(self.registry.daemon_ended)
+            except RuntimeFailure as failure:
+                if failure.kind != "StateDirectoryInUse" or time.monotonic() > deadline:
+                    raise await self._unavailable(failure) from failure
+            await asyncio.sleep(0.05)
 
     async def _find_daemon(self, reference: str) -> tuple[str, DaemonAddress]:
         sandbox, address = await self.registry.daemon(reference)
