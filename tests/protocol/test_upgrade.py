@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto.utilities import generate_accept_token
 
 from sandbox_aio.errors import LocalProtocolError
 from sandbox_aio.protocol.upgrade import ClientUpgrade, Headers, Refused, UpgradeError, answer_upgrade
@@ -45,6 +46,16 @@ def read(client: ClientUpgrade, pieces: list[bytes]) -> Answer:
     return client.receive_eof()
 
 
+@pytest.mark.parametrize("header", [b"Sec-WebSocket-Extensions: permessage-deflate", b"Sec-WebSocket-Protocol: x"])
+def test_what_was_not_asked_for_is_not_accepted(header: bytes) -> None:
+    client = upgrade()
+    (key,) = [value for name, value in headers_of(client.request) if name == b"Sec-WebSocket-Key"]
+    answer = accept_with(generate_accept_token(key) + b"\r\n" + header)
+    assert read(client, [answer]) == (
+        "the answer to the upgrade has an extension or a subprotocol that was not asked for"
+    )
+
+
 # --- the client's request --------------------------------------------------------------------------------------------
 
 
@@ -70,7 +81,7 @@ def test_hosts_that_can_be_sent(host: str) -> None:
     assert (b"Host", host.encode()) in headers_of(upgrade(host=host).request)
 
 
-@pytest.mark.parametrize("host", ["", "a b", "a\r\nx: y", "müller.de", "a..b", "x" * 64, "a/b", "user@host", "[::1"])
+@pytest.mark.parametrize("host", ["", "a b", "a\r\nx: y", "müller.de", "a/b", "user@host", "[::1"])
 def test_hosts_that_cannot_be_sent(host: str) -> None:
     with pytest.raises(LocalProtocolError, match="cannot be a Host header"):
         upgrade(host=host)
@@ -146,11 +157,11 @@ def accept_with(token: bytes) -> bytes:
 
 
 NO_ANSWERS = [
-    (b"HTTP/1.1 101 Go\r\n\r\n", "invalid: Missing header, 'Connection: Upgrade'"),
-    (b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\n\r\n", "invalid: Missing header, 'Upgrade: websocket'"),
-    (accept_with(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "invalid: Bad accept token"),
-    (accept_with(b"x\r\nSec-WebSocket-Protocol: \xff"), "invalid: 'ascii' codec"),
-    (accept_with(b"x\r\nSec-WebSocket-Extensions: permessage-deflate"), "invalid: "),
+    (b"HTTP/1.1 101 Go\r\n\r\n", "no upgrade to a websocket"),
+    (b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\n\r\n", "no upgrade to a websocket"),
+    (accept_with(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "does not bear our key"),
+    (accept_with(b"x\r\nSec-WebSocket-Protocol: \0"), "an invalid header"),
+    (accept_with(b"x\r\n folded"), "an invalid header"),
     (b"HTTP/9 what\r\n\r\n", "invalid: Bad HTTP message"),
     (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 100, "oversized head"),
     (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 300 + b"\r\n\r\n", "oversized head"),

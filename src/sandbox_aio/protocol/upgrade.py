@@ -1,7 +1,8 @@
 """The HTTP exchange that makes a connection a websocket (RFC 6455, section 4), either role.
 
-The client's side is wsproto's, with bounds, and cut anywhere it reads the same. The server's side gets a request that
-was parsed by somebody else.
+The request and a 101 are made and read here, since every command begins with them; a refusal, which may have a body of
+any kind, is read by wsproto. All is bounded, and cut anywhere it reads the same. The server's side gets a request
+that was parsed by somebody else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import attrs
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import RejectConnection, RejectData, Request
 from wsproto.utilities import RemoteProtocolError as WSRemoteError
-from wsproto.utilities import generate_accept_token
+from wsproto.utilities import generate_accept_token, generate_nonce
 
 from ..errors import LocalProtocolError
 
@@ -29,6 +30,7 @@ _TARGET = re.compile(r"/[!-~]*").fullmatch
 _OURS = re.compile(
     rb"host|connection|upgrade|content-length|transfer-encoding|sec-websocket-.*", re.IGNORECASE
 ).fullmatch
+_SWITCHING = re.compile(rb"HTTP/1\.1 101(?: [\t -~\x80-\xff]*)?").fullmatch
 _KEY = re.compile(rb"[0-9A-Za-z+/]{22}==").fullmatch
 
 
@@ -63,16 +65,21 @@ class ClientUpgrade:
         for name, value in headers:
             if not _NAME(name) or not _VALUE(value) or _OURS(name):
                 raise LocalProtocolError(f"the header {name!r} cannot be sent with a websocket's upgrade")
-        self._handshake = WSConnection(ConnectionType.CLIENT)
         self._max_head_bytes = max_head_bytes
         self._max_refusal_bytes = max_refusal_bytes
         self._head = b""
+        self._handshake: WSConnection | None = None
         self._refusal: RejectConnection | None = None
         self._body = b""
-        try:
-            self.request = self._handshake.send(Request(host=host, target=target, extra_headers=list(headers)))
-        except UnicodeError as exc:
-            raise LocalProtocolError(f"{host!r} cannot be a Host header: {exc}") from None
+        self._key = generate_nonce()
+        lines = [
+            b"GET %b HTTP/1.1\r\nHost: %b\r\n" % (target.encode(), host.encode()),
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n" % self._key,
+            *(b"%b: %b\r\n" % header for header in headers),
+            b"\r\n",
+        ]
+        self.request = b"".join(lines)
 
     def receive_bytes(self, data: bytes) -> bytes | Refused | None:
         """Read on.
@@ -93,21 +100,48 @@ class ClientUpgrade:
                 raise UpgradeError("the answer to the upgrade has an oversized head")
             return None
         head, rest = self._head[:end], self._head[end:]
+        status, *lines = head[:-4].split(b"\r\n")
+        if _SWITCHING(status):
+            self._check_switch(lines)
+            return rest
+        self._read_refusal(head)
+        assert self._refusal is not None
+        return self._read_body(rest) if self._refusal.has_body else self._refused()
+
+    def _check_switch(self, lines: list[bytes]) -> None:
+        """See that a 101 is what was asked for (RFC 6455, section 4.1)."""
+        values: dict[bytes, list[bytes]] = {}
+        for line in lines:
+            name, _, value = line.partition(b":")
+            value = value.strip(b"\t ")
+            if not _NAME(name) or not _VALUE(value):
+                raise UpgradeError(f"the answer to the upgrade has an invalid header: {line[:80]!r}")
+            values.setdefault(name.lower(), []).append(value)
+        tokens = [token.strip().lower() for value in values.get(b"connection", ()) for token in value.split(b",")]
+        if b"upgrade" not in tokens or [value.lower() for value in values.get(b"upgrade", ())] != [b"websocket"]:
+            raise UpgradeError("the answer to the upgrade is no upgrade to a websocket")
+        if values.get(b"sec-websocket-accept") != [generate_accept_token(self._key)]:
+            raise UpgradeError("the answer to the upgrade does not bear our key")
+        if b"sec-websocket-extensions" in values or b"sec-websocket-protocol" in values:
+            raise UpgradeError("the answer to the upgrade has an extension or a subprotocol that was not asked for")
+
+    def _read_refusal(self, head: bytes) -> None:
+        self._handshake = WSConnection(ConnectionType.CLIENT)
+        self._handshake.send(Request(host="sandbox", target="/"))
         try:
             self._handshake.receive_data(head)
+            event = next(self._handshake.events())
         except (WSRemoteError, ValueError) as exc:
             raise UpgradeError(f"the answer to the upgrade is invalid: {exc}") from None
-        event = next(self._handshake.events())
-        if not isinstance(event, RejectConnection):
-            return rest
+        assert isinstance(event, RejectConnection)
         self._refusal = event
-        return self._read_body(rest) if event.has_body else self._refused()
 
     def receive_eof(self) -> Refused | None:
         """Return the refusal, if that is what was being read."""
         return self._refused() if self._refusal is not None else None
 
     def _read_body(self, data: bytes) -> Refused | None:
+        assert self._handshake is not None
         finished = False
         if data:  # wsproto takes an empty read for the end of the stream
             try:
