@@ -153,8 +153,15 @@ class Portal:
         await _cancel([call for call in self._calls if call.group is group])
 
     def release_workers(self) -> None:
-        """End AnyIO's idle worker threads: they live as long as the loop's main task, and the exit waits for them."""
-        self.soon(self._wake.set)
+        """On the loop, once the main thread has ended: end AnyIO's idle worker threads when no others are left.
+
+        They live as long as the loop's main task, and the interpreter waits for them; so the main task begins anew. The
+        user's threads, which it waits for too, may still call.
+        """
+        if any(_belongs_to_user(thread) for thread in threading.enumerate()):
+            asyncio.get_running_loop().call_later(0.02, self.release_workers)
+        else:
+            self._wake.set()
 
     def after_fork(self) -> None:
         """In the child, a portal that was in use is lost; a fresh one may start a thread of the child's own."""
@@ -266,7 +273,7 @@ class Call:
             try:
                 raise error
             finally:
-                del error  # else it and this frame would keep each other
+                del error  # as above
         return self.value
 
     def _receive(self) -> Callable[[], object] | None:
@@ -302,6 +309,7 @@ class Call:
         except BaseException as raised:
             error = raised
         self.finish(error)
+        del error  # the frames of its traceback lead back here
 
     def finish(self, error: BaseException | None) -> None:
         """Note that the coroutine is over, or will never run."""
@@ -402,17 +410,14 @@ def _after_fork() -> None:
 
 
 def _at_main_thread_end() -> None:
-    """The interpreter now waits for threads: for the user's, which may still call us, and for AnyIO's idle ones."""
-    if any(portal.running for portal in _portals):
-        threading.Thread(target=_release_workers, name="sandbox-aio-exit", daemon=True).start()
+    for portal in _portals:
+        if portal.running:
+            portal.soon(portal.release_workers)
 
 
-def _release_workers() -> None:
-    for thread in threading.enumerate():
-        if not (thread.daemon or thread is threading.main_thread() or type(thread).__module__.startswith("anyio.")):
-            thread.join()
-    for portal in list(_portals):
-        portal.release_workers()
+def _belongs_to_user(thread: threading.Thread) -> bool:
+    is_worker = type(thread).__module__.startswith("anyio.")
+    return not (thread.daemon or is_worker or thread is threading.main_thread())
 
 
 def _at_exit() -> None:
