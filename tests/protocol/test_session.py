@@ -444,12 +444,23 @@ def test_a_terminal_cannot_be_closed() -> None:
     assert session.events() == []
 
 
-def test_clients_wait_while_the_input_is_full() -> None:
+def test_whoever_fills_the_input_waits_and_the_others_do_not() -> None:
     session = make()
-    session.write_input("x" * INPUT_BYTES)
-    assert not session.wants_input
+    session.write_input("x", "first")
+    session.write_input("x" * INPUT_BYTES, "second")
+    assert session.wants_input_from("first")
+    assert not session.wants_input_from("second")
     session.input_written(1)
-    assert session.wants_input
+    assert not session.wants_input_from("second")
+    session.input_written(1)
+    assert session.wants_input_from("second")
+
+
+def test_nobody_waits_for_a_process_that_reads_no_more() -> None:
+    session = make()
+    session.write_input("x" * INPUT_BYTES, "source")
+    session.input_failed()
+    assert session.wants_input_from("source")
 
 
 def test_input_that_nobody_reads_is_dropped() -> None:

@@ -230,7 +230,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not self.exited:
             self.exit(0)
         for stream in ("stdout", "stderr"):
-            self.close(stream)  # type: ignore[arg-type]
+            self.close(stream)
         self.pass_time(400.0)
         self.take_everything()
         for reader in self.readers:

@@ -286,7 +286,8 @@ def test_a_connection_is_not_read_while_the_input_is_full() -> None:
     connection = connect(SessionTable())
     assert connection.wants_input
     connection.receive_message(json.dumps(execute()).encode(), 0.0)
-    start(connection).write_input("x" * (1 << 20))
+    start(connection)
+    connection.receive_message(json.dumps({"type": "input", "data": "x" * (1 << 20)}).encode(), 0.0)
 
     assert not connection.wants_input
 
@@ -309,7 +310,6 @@ def test_detaching_does_not_kill_or_close_anything() -> None:
     connection.receive_closed(1.0)
 
     assert session.events() == []
-    assert session.wants_input
 
 
 # --- expiry --------------------

@@ -57,5 +57,15 @@ def run(listener: socket.socket, config: Mapping[str, Any]) -> NoReturn:
     os._exit(0)  # without waiting for a search that nobody needs
 
 
+def _reset_signals() -> None:
+    """Ignore nothing, since commands would inherit that; an interrupt from a terminal that we share is none of our
+    business.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE}:  # which Popen restores
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
 async def _serve(settings: DaemonSettings, listener: socket.socket) -> None:
     await Service(settings).serve(listener)

@@ -40,7 +40,7 @@ FRAME_BYTES = 64 * 1024
 (section 3.9).
 """
 INPUT_BYTES = 1 << 20
-"""Bytes of standard input that wait for the process before `wants_input` says to stop reading from clients (section
+"""Bytes of standard input that wait for the process before whoever wrote them is read no more (section
 9.1, A14).
 """
 STALL_SECONDS = 10.0
@@ -173,6 +173,7 @@ class CommandSession:
         self._attachments: list[Attachment] = []
         self._events: list[SessionEvent] = [SpawnRequested(execute=execute)]
         self._input = bytearray()
+        self._full_sources: set[object] = set()
         self._input_state = InputState.OPEN
         if execute.pty:
             self._input_state = InputState.TERMINAL
@@ -205,10 +206,12 @@ class CommandSession:
         """What is to be written to the process. Write from the front and call `input_written`; do not change it."""
         return self._input
 
-    @property
-    def wants_input(self) -> bool:
-        """Whether clients may be read: false while `INPUT_BYTES` or more wait for a process that does not read."""
-        return len(self._input) < INPUT_BYTES
+    def wants_input_from(self, source: object) -> bool:
+        """Whether a client may be read on: false for those who wrote while `INPUT_BYTES` or more wait for the process.
+
+        The others are still read: one of them may want to kill.
+        """
+        return source not in self._full_sources
 
     def wants_output(self, stream: Stream) -> bool:
         """Whether the process's pipe is to be read. False holds the process back until its fastest reader has caught
@@ -258,18 +261,20 @@ class CommandSession:
         self._step(SessionInput.PROCESS_EXIT)
         self._exit_code = exit_code
         self._drain_until = now + DRAIN_SECONDS
-        self._input.clear()
-        self._input_broken = True
+        self.input_failed()
         self._end_if_drained(now)
 
     def input_written(self, size: int) -> None:
-        """So many bytes of `input_pending` went to the process. Then look at `wants_input` and `events()`."""
+        """So many bytes of `input_pending` went to the process. Then look at `wants_input_from` and `events()`."""
         del self._input[:size]
+        if len(self._input) < INPUT_BYTES:
+            self._full_sources.clear()
         self._close_input_if_written()
 
     def input_failed(self) -> None:
         """The process reads no more: what is pending and all that comes is dropped."""
         self._input.clear()
+        self._full_sources.clear()
         self._input_broken = True
 
     # --- what clients want --------------------
@@ -299,13 +304,15 @@ class CommandSession:
             if self.execute.kill_on_disconnect:
                 self.kill()
 
-    def write_input(self, data: str) -> None:
+    def write_input(self, data: str, source: object = None) -> None:
         """Queue text for standard input or the terminal; dropped once that is closed or the command is over (section
         3.6).
         """
         if self._input_state is not InputState.CLOSED and not self._input_broken and not self.is_over:
             self._input_state = step(INPUT_TRANSITIONS, self._input_state, InputInput.WRITE)
             self._input += repair_surrogates(data).encode()
+            if len(self._input) >= INPUT_BYTES:
+                self._full_sources.add(source)
 
     def close_input(self) -> None:
         """Half-close standard input once all that is pending is written. Idempotent; means nothing to a terminal."""
@@ -397,6 +404,6 @@ class CommandSession:
 
     def _end(self, outcome: Exit | ErrorReply, now: float) -> None:
         self.outcome = outcome
-        self._input.clear()
+        self.input_failed()
         if self._on_over is not None:
             self._on_over(self, now)

@@ -172,8 +172,8 @@ class SessionConnection:
 
     @property
     def wants_input(self) -> bool:
-        """Whether the connection is to be read on: false while the command's standard input is full."""
-        return self.session is None or self.session.wants_input
+        """Whether to read on: false while what this connection wrote to the command's input waits to be read."""
+        return self.session is None or self.session.wants_input_from(self)
 
     def receive_message(self, payload: bytes, now: float) -> None:
         """Act on one message. Nothing is raised: unknown types are ignored, and so is what is malformed, once
@@ -265,7 +265,7 @@ class SessionConnection:
 
     def _control(self, session: CommandSession, frame: ClientFrame | None) -> None:
         if isinstance(frame, Input):
-            session.write_input(frame.data)
+            session.write_input(frame.data, self)
         elif isinstance(frame, CloseStdin):
             session.close_input()
         elif isinstance(frame, Kill):
