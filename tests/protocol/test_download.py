@@ -17,7 +17,8 @@ PLANE = DataPlane(url="http://h/d", sandbox="box")
 
 
 def new(**changes: Any) -> Download:
-    return Download(**({"plane": PLANE, "path": "/a", "timeout": 60} | changes))
+    arguments: dict[str, Any] = {"plane": PLANE, "path": "/a", "timeout": 60}
+    return Download(**(arguments | changes))
 
 
 def whole(etag: str | None = '"1"', **headers: str) -> HttpResponse:

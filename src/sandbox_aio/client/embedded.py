@@ -46,7 +46,8 @@ class EmbeddedServer:
     def __init__(self) -> None:
         self._lock = anyio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._service: LocalService | None = None
+        self.service: LocalService | None = None
+        """Known as long as the server runs."""
 
     @property
     def running(self) -> bool:
@@ -59,23 +60,23 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: It cannot run here; `hint` says what to do.
         """
-        if self._service is not None:
-            return self._service
+        if self.service is not None:
+            return self.service
         async with self._lock:
-            if self._service is None:
+            if self.service is None:
                 self._process = await anyio.to_thread.run_sync(_spawn)
                 try:
-                    self._service = await anyio.to_thread.run_sync(
+                    self.service = await anyio.to_thread.run_sync(
                         _wait_until_ready, self._process, abandon_on_cancel=True
                     )
                 except BaseException:
                     await self.aclose()
                     raise
-            return self._service
+            return self.service
 
     async def aclose(self) -> None:
         """End the server and everything in it, within `_STOP_SECONDS`. Closing again does nothing."""
-        process, self._process, self._service = self._process, None, None
+        process, self._process, self.service = self._process, None, None
         if process is not None:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(_stop, process)

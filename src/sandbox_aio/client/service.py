@@ -67,8 +67,9 @@ class Service:
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments that make another client of the same service."""
+        service = self._server and self._server.service
         return {
-            "api_endpoint": self.url,
+            "api_endpoint": service.endpoint if service else self.url,
             "timeout": self.timeout,
             "api_key": self.http.headers.get("x-api-key"),
             "max_retries": self.http.max_retries,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
@@ -213,6 +213,10 @@ class _ResponseStream:
         """Give the connection back if the body was read to its end, else close it."""
         with anyio.CancelScope(shield=True):
             await self._response.aclose()
+            # The generators of httpx and httpcore must run to their end, or trio complains that they were left halfway.
+            with suppress(httpx.HTTPError, httpx.StreamError):
+                async for _ in self._pieces:
+                    pass
 
 
 class _UploadStream(httpx.AsyncByteStream):
