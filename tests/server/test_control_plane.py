@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from sandbox_aio.runtimes.base import RuntimeFailure
 from tests.server.fakes import HOST, FakeRuntime
 
 if TYPE_CHECKING:
-    import httpx
-
     from sandbox_aio.server.serve import Ready
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +175,19 @@ async def test_a_sandbox_that_is_slow_is_408_and_kept(http: httpx.AsyncClient, r
     runtime.gate.set()
     while (await http.get("/boxes/slow/status")).json()["status"] != "ready":
         await asyncio.sleep(0.001)
+
+
+async def test_a_nameless_sandbox_whose_creator_left_is_deleted(http: httpx.AsyncClient, runtime: FakeRuntime) -> None:
+    runtime.gate.clear()
+    for body in ({}, {"name": "kept"}):
+        started = len(runtime.calls) + 2
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/boxes", json=body, timeout=0.1)
+        assert len(runtime.calls) == started
+    runtime.gate.set()
+    while len(boxes := (await http.get("/boxes")).json()["sandboxes"]) > 1 or boxes[0]["status"] != "ready":
+        await asyncio.sleep(0.001)
+    assert boxes[0]["name"] == "kept"
 
 
 async def test_without_waiting_the_answer_comes_at_once(http: httpx.AsyncClient, runtime: FakeRuntime) -> None:

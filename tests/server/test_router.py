@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import socket
 from typing import TYPE_CHECKING, Any
 
 import h11
 import httpx
 import pytest
 
+from sandbox_aio.server import asgi as asgi_module
 from sandbox_aio.server import connection as connection_module
+from sandbox_aio.server import forward as forward_module
 from sandbox_aio.server.auth import Gate
 from sandbox_aio.server.router import Router
 from tests.server.conftest import KEY
@@ -163,6 +166,28 @@ async def test_a_daemon_that_is_not_there_is_502(http: httpx.AsyncClient, daemon
     await daemon.close()
     answer = await http.get("/one/download?path=x")
     assert (answer.status_code, answer.json()["detail"]["error"]) == (502, "ConnectionError")
+
+
+async def test_a_daemon_with_a_full_backlog_is_waited_for(
+    http: httpx.AsyncClient, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await daemon.close()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(daemon.path)
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(daemon.path)
+            monkeypatch.setattr(forward_module, "CONNECT_TIMEOUT", 0.05)
+            refused = await http.get("/one/download?path=x")
+            assert (refused.status_code, refused.json()["detail"]["error"]) == (502, "ConnectionError")
+            monkeypatch.setattr(forward_module, "CONNECT_TIMEOUT", 5)
+            asked = asyncio.create_task(http.get("/one/download?path=x"))
+            await asyncio.wait({asked}, timeout=0.05)
+            listener.accept()[0].close()
+            accepted, _ = await asyncio.to_thread(listener.accept)
+            with accepted:
+                accepted.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                assert (await asked).text == "ok"
 
 
 @pytest.mark.parametrize(
@@ -356,6 +381,13 @@ async def test_a_slow_head_is_408_and_an_idle_connection_closed(ready: Ready, mo
     monkeypatch.setattr(connection_module, "IDLE_TIMEOUT", 0.05)
     async with RawClient.connect(ready.url) as client:
         assert await client.ended()
+
+
+async def test_a_slow_body_of_the_control_plane_is_408(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi_module, "BODY_TIMEOUT", 0.05)
+    async with RawClient.connect(ready.url) as client:
+        status, headers, _ = await client.ask(head("POST", "/v2/sandboxes/boxes", "content-length: 2") + b"{")
+        assert (status, headers["connection"]) == (408, "close")
 
 
 async def test_one_connection_too_many_is_503() -> None:

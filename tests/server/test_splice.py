@@ -272,7 +272,13 @@ async def test_at_shutdown_a_frame_that_never_ends_is_cut_off(
 @pytest.mark.parametrize(
     ("action", "path", "last"),
     [
-        ("stop", "/execute/ws", close_frame(1001)),
+        (
+            "stop",
+            "/execute/ws",
+            text_frame('{"type": "error", "error_type": "CommandError", "error": "sandbox stopped"}')
+            + close_frame(1000),
+        ),
+        ("stop", "/tunnel", close_frame(1001)),
         (
             "delete",
             "/execute/ws",

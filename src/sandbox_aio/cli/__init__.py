@@ -45,7 +45,14 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8080, help="port to listen on; 0 lets the system choose (default: %(default)s)")
     add("--state-dir", metavar="DIR", help="where sandboxes live (default: /var/lib/sandbox-aio, or below the home)")
-    add("--api-key", action="append", default=[], metavar="KEY", help="a key that clients may use; repeatable")
+    add(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that clients may use; repeatable. Other users of the machine can read it here, "
+        "but not in the variable SANDBOX_AIO_API_KEYS (separated by commas)",
+    )
     add("--runtime", default="namespaces", help="how sandboxes are made (default: %(default)s)")
     add(
         "--ephemeral",

@@ -38,7 +38,7 @@ def serve_command(arguments: argparse.Namespace) -> int:
         state_dir=Path(arguments.state_dir).absolute() if arguments.state_dir else _default_state_dir(),
         host=arguments.host,
         port=arguments.port,
-        api_keys=tuple(arguments.api_key),
+        api_keys=(*arguments.api_key, *_keys_from_environment()),
         runtime=arguments.runtime,
         ephemeral=arguments.ephemeral,
         public_url=arguments.public_url,
@@ -54,6 +54,10 @@ def serve_command(arguments: argparse.Namespace) -> int:
         complain(f"cannot use the state directory {config.state_dir}: {error.strerror}", "choose another --state-dir")
         return 1
     return 0
+
+
+def _keys_from_environment() -> list[str]:
+    return [key for key in os.environ.get("SANDBOX_AIO_API_KEYS", "").split(",") if key]
 
 
 def _default_state_dir() -> Path:

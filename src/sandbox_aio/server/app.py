@@ -93,14 +93,18 @@ class ControlPlane:
             raise ApiError(400, "SnapshotNotFound", f"there is no snapshot {wanted.snapshot_reference!r}")
         sandbox = self._registry.create(wanted.resolve(snapshot, fingerprint))
         if wanted.waits:
-            sandbox = await self._wait_ready(sandbox, wanted.patience)
+            sandbox = await self._wait_ready(sandbox, wanted.patience, named=wanted.name is not None)
         return JSONResponse(views.sandbox(sandbox, origin=origin), status_code=201)
 
-    async def _wait_ready(self, sandbox: Sandbox, patience: float) -> Sandbox:
+    async def _wait_ready(self, sandbox: Sandbox, patience: float, *, named: bool) -> Sandbox:
         """The ready sandbox. One that failed is destroyed: this answer is all that its creator learns of it."""
         try:
             async with asyncio.timeout(patience):
                 sandbox = await self._registry.wait_started(sandbox.id)
+        except asyncio.CancelledError:
+            if not named:
+                self._registry.abandon(sandbox.id)  # Its creator has left without learning what it is called.
+            raise
         except TimeoutError:
             message = f"sandbox {sandbox.name!r} is not ready after {patience:g} s; it is kept and may become ready"
             raise ApiError(408, "Timeout", message) from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import ApiError
-from .limits import MAX_JSON_BODY
+from .limits import BODY_TIMEOUT, MAX_JSON_BODY
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -23,10 +24,14 @@ async def serve_asgi(app: Application, exchange: Exchange, *, base: bytes) -> No
     """Have the application answer. `path` and `root_path` of its scope are **not** decoded, so that a route matches
     segments as they were sent.
 
-    The body is received whole first, at most `MAX_JSON_BODY` bytes: ApiError 413 beyond.
+    The body is received whole first, `MAX_JSON_BODY` bytes at most in `BODY_TIMEOUT` seconds: else ApiError 413 or 408.
     """
     head = exchange.head
-    body = await _receive_body(exchange)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await _receive_body(exchange)
+    except TimeoutError:
+        raise ApiError(408, "RequestTimeout", f"the request's body took longer than {BODY_TIMEOUT:g} s") from None
     requests = iter(({"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}))
     status = 500
     headers: list[tuple[bytes, bytes]] = []

@@ -7,12 +7,13 @@ than the one it was asked, and no request is ever sent twice.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Final
 
 import h11
 
 from .errors import ApiError
-from .limits import MAX_HEAD
+from .limits import CONNECT_TIMEOUT, MAX_HEAD
 from .splice import Splice
 from .streams import Stream
 
@@ -88,13 +89,34 @@ async def _connect(address: DaemonAddress) -> Stream:
     loop = asyncio.get_running_loop()
     try:
         if address.path is not None:
-            _, stream = await loop.create_unix_connection(Stream, address.path)
+            _, stream = await loop.create_unix_connection(Stream, sock=await _connect_unix(address.path))
         else:
             assert address.host is not None and address.port is not None
             _, stream = await loop.create_connection(Stream, address.host, address.port)
     except OSError as error:
-        raise ApiError(502, "ConnectionError", f"the sandbox does not accept connections: {error.strerror}") from error
+        reason = error.strerror or "it is too busy"
+        raise ApiError(502, "ConnectionError", f"the sandbox does not accept connections: {reason}") from error
     return stream
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    """A connected socket. Raises OSError; TimeoutError when the daemon's backlog stays full.
+
+    With a full backlog a non-blocking connect fails with EAGAIN, and nothing tells when to try again. (`asyncio` takes
+    it for a connect under way, and then for an established one.)
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            while True:
+                try:
+                    connection.connect(path)
+                    return connection
+                except BlockingIOError:
+                    await asyncio.sleep(0.002)
+    except BaseException:
+        connection.close()
+        raise
 
 
 class _Forwarding:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "BODY_TIMEOUT",
     "CLOSE_GRACE",
+    "CONNECT_TIMEOUT",
     "HEAD_TIMEOUT",
     "IDLE_TIMEOUT",
     "LINGER_BYTES",
@@ -37,6 +39,12 @@ HEAD_TIMEOUT: Final = 10.0
 
 IDLE_TIMEOUT: Final = 120.0
 """Seconds that a connection may be open without a request."""
+
+BODY_TIMEOUT: Final = 30.0
+"""Seconds in which the body of a control-plane request comes."""
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds in which a daemon accepts a connection."""
 
 LINGER_TIMEOUT: Final = 2.0
 """Seconds in which a peer that is still sending may read our last words before the connection is reset."""

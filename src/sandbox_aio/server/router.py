@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -34,6 +35,9 @@ FindDaemon = Callable[[str], Coroutine[Any, Any, tuple[str, DaemonAddress]]]
 FAREWELL_TIMEOUT: Final = 0.25
 """Seconds that a sandbox's end waits for its daemon to come to a frame boundary."""
 
+BACKLOG: Final = 4096
+"""Connections that the system completes before they are accepted."""
+
 OVERLOADED: Final = ApiError(503, "ServiceUnavailable", "the server has too many connections", retry_after=1)
 
 
@@ -63,7 +67,7 @@ class Router:
         self._scheme = "https" if tls is not None else "http"
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Stream(self._accept), host, port, ssl=tls, backlog=1024, reuse_address=True
+            lambda: Stream(self._accept), host, port, ssl=tls, backlog=BACKLOG, reuse_address=True
         )
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
@@ -96,13 +100,13 @@ class Router:
                 await asyncio.wait(self._connections)
 
     async def detach(self, id: str, why: Literal["stopped", "deleted"]) -> None:
-        """Close the websockets of a sandbox before it goes (wire protocol, section 9.1, A28)."""
+        """Close the websockets of a sandbox before it goes. A command that ends with it ends in an `error` frame."""
         splices = list(self._splices.get(id, ()))
         for splice in splices:
-            if why == "stopped":
-                splice.depart(1001, within=CLOSE_GRACE)
+            if splice.carries_command:
+                splice.depart(1000, last_message=_obituary(why), within=CLOSE_GRACE)
             else:
-                splice.depart(1000, last_message=splice.obituary, within=CLOSE_GRACE)
+                splice.depart(1001 if why == "stopped" else 1000, within=CLOSE_GRACE)
         try:
             async with asyncio.timeout(FAREWELL_TIMEOUT):
                 for splice in splices:
@@ -157,8 +161,7 @@ class Router:
 
         splice = await forward(exchange, address, path, on_splice_gone=gone)
         if splice is not None and not splice.over:
-            if path == b"/execute/ws":
-                splice.obituary = '{"type": "error", "error_type": "CommandError", "error": "sandbox deleted"}'
+            splice.carries_command = path == b"/execute/ws"
             self._splices.setdefault(id, set()).add(splice)
             if self._closing:
                 splice.depart(1001, within=CLOSE_GRACE)
@@ -166,3 +169,7 @@ class Router:
     def _note_idle(self) -> None:
         if not self._connections and not self._splices:
             self._idle.set()
+
+
+def _obituary(why: Literal["stopped", "deleted"]) -> str:
+    return json.dumps({"type": "error", "error_type": "CommandError", "error": f"sandbox {why}"})

@@ -140,10 +140,12 @@ class SandboxRegistry:
     async def delete(self, reference: str) -> None:
         """Destroy a sandbox. Returns when every trace is gone; deleting it meanwhile again waits for the same."""
         sandbox = self.get(reference)
-        if sandbox.id not in self._deleting:
-            self._apply(sandbox.id, Change.DELETE)
-            self._deleting[sandbox.id] = self._spawn(self._delete(sandbox.id))
-        await asyncio.shield(self._deleting[sandbox.id])
+        await asyncio.shield(self._deleting.get(sandbox.id) or self._begin_delete(sandbox))
+
+    def abandon(self, reference: str) -> None:
+        """Delete a sandbox that nobody waits for."""
+        if (sandbox := self._store.find(reference)) is not None and sandbox.id not in self._deleting:
+            self._begin_delete(sandbox)
 
     def daemon_ended(self, id: str, reason: str) -> None:
         """The runtime's exit callback: a running sandbox has failed."""
@@ -165,6 +167,11 @@ class SandboxRegistry:
         sandbox = self._apply(sandbox.id, Change.START)
         self._starting[sandbox.id] = self._spawn(self._start(sandbox, None))
         return sandbox
+
+    def _begin_delete(self, sandbox: Sandbox) -> asyncio.Task[None]:
+        self._apply(sandbox.id, Change.DELETE)
+        self._deleting[sandbox.id] = task = self._spawn(self._delete(sandbox.id))
+        return task
 
     async def _start(self, sandbox: Sandbox, snapshot: SnapshotInfo | None) -> None:
         id = sandbox.id

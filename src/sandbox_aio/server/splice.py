@@ -192,8 +192,8 @@ class Splice:
         self.departed = False
         self.over = False
         """Whether the client's connection is lost."""
-        self.obituary: str | None = None
-        """What to say as the last message when the sandbox is deleted."""
+        self.carries_command = False
+        """Whether the messages are those of a command, which ends in an `error` frame when its sandbox goes."""
         self.farewell_said = asyncio.Event()
         self._farewell: tuple[bytes, bytes] = (b"", b"")
         self._deadline: asyncio.TimerHandle | None = None
