@@ -12,7 +12,7 @@ import attrs
 from benchmarks.harness import Series, measure
 from benchmarks.rows import DEFAULT_ROWS, ROWS, Row
 
-LAYOUT = "{:4} {:52} {:>13} {:18} {:>10} {:>10} {:>8} {:>9}  {}"
+LAYOUT = "{:4} {:55} {:8} {:>10}  {:12} {:>10} {:>8} {:>9} {:>9}  {}"
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +26,8 @@ class Line:
     baseline_median: float | None
     ours_median: float | None
     ratio: float | None
+    cpu_ratio: float | None
+    """The same ratio of the processor time that the two processes used."""
     bar: str
     verdict: str
 
@@ -37,20 +39,25 @@ def lines(row: Row, series: list[Series]) -> list[Line]:
 
 
 def _line(row: Row, baseline: Series, ours: Series) -> Line:
-    pairs = list(zip(baseline.values, ours.values, strict=False))
+    pairs = list(zip(baseline.samples, ours.samples, strict=False))
     error = baseline.error or ours.error
-    ratio = None if error else statistics.median(row.bar.ratio(*pair) for pair in pairs)
+    ratio = None if error else statistics.median(row.bar.ratio(one.value, other.value) for one, other in pairs)
     return Line(
         id=row.id,
         what=row.what,
         baseline=baseline.variant.label,
         variant=ours.variant.label,
-        baseline_median=statistics.median(baseline.values) if baseline.values else None,
-        ours_median=statistics.median(ours.values) if ours.values else None,
+        baseline_median=_median(baseline),
+        ours_median=_median(ours),
         ratio=ratio,
+        cpu_ratio=None if error else statistics.median(row.bar.ratio(one.cpu, other.cpu) for one, other in pairs),
         bar=str(row.bar),
         verdict=f"error: {error}" if ratio is None else "pass" if row.bar.met(ratio) else "MISS",
     )
+
+
+def _median(series: Series) -> float | None:
+    return statistics.median(sample.value for sample in series.samples) if series.samples else None
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -75,7 +82,7 @@ def main() -> int:
     if unknown := [name for name in chosen if name not in known]:
         parser.error(f"no row is called {', '.join(unknown)}; there are {', '.join(known)}")
     if not options.json:
-        print(LAYOUT.format("row", "what", "baseline", "variant", "baseline", "ours", "ratio", "bar", "verdict"))
+        print(LAYOUT.format("row", "what", "baseline", "", "ours", "", "ratio", "cpu", "bar", "verdict"))
     verdicts = []
     for row in (known[name] for name in chosen):
         for line in lines(row, measure(row, options.rounds)):
@@ -86,18 +93,22 @@ def main() -> int:
 
 
 def _table_line(line: Line, unit: str) -> str:
-    ratio = "-" if line.ratio is None else f"{line.ratio:.3g}x"
     return LAYOUT.format(
         line.id,
         line.what,
         line.baseline,
-        line.variant,
         amount(line.baseline_median, unit),
+        line.variant,
         amount(line.ours_median, unit),
-        ratio,
+        _times(line.ratio),
+        _times(line.cpu_ratio),
         line.bar,
         line.verdict,
     )
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.3g}x"
 
 
 if __name__ == "__main__":

@@ -124,12 +124,21 @@ def real_server() -> Iterator[str]:
 SERVERS = {"stub": stub_server, "sandbox-aio": real_server}
 
 
+@attrs.frozen
+class Sample:
+    """What one job answered."""
+
+    value: float
+    cpu: float
+    """Seconds of processor time that its process used, all of its threads together."""
+
+
 @attrs.define
 class Series:
-    """The numbers of one variant in one row, in the order in which they were taken; or why there are none."""
+    """The samples of one variant in one row, in the order in which they were taken; or why there are none."""
 
     variant: Variant
-    values: list[float] = attrs.Factory(list)
+    samples: list[Sample] = attrs.Factory(list)
     error: str | None = None
 
 
@@ -148,39 +157,43 @@ def measure(row: Row, rounds: int) -> list[Series]:
             return [attrs.evolve(one, error=f"{row.server}: {error}") for one in series]
         workers: dict[Variant, Process] = {}
         if not row.fresh:
-            workers = {variant: stack.enter_context(_worker(variant, endpoint)) for variant in variants}
+            workers = {variant: stack.enter_context(_worker(row, variant, endpoint)) for variant in variants}
         for number in range(max(rounds, row.rounds) + 1):
             for one in series if number % 2 else reversed(series):
                 if one.error is not None:
                     continue
                 try:
-                    value = _sample(row, one.variant, workers, endpoint)
+                    sample = _sample(row, one.variant, workers, endpoint)
                 except BenchmarkError as error:
                     one.error = str(error)
                     continue
                 if number:
-                    one.values.append(value)
+                    one.samples.append(sample)
     return series
 
 
-def _worker(variant: Variant, endpoint: str) -> Process:
+def _worker(row: Row, variant: Variant, endpoint: str) -> Process:
     arguments = ["benchmarks.worker", variant.sdk, "--endpoint", endpoint, "--backend", variant.backend]
-    return Process(sys.executable, "-m", *arguments, *([] if variant.msgspec else ["--without-msgspec"]))
+    if row.server == "stub":
+        arguments += ["--sandbox", "stub"]
+    if not variant.msgspec:
+        arguments.append("--without-msgspec")
+    return Process(sys.executable, "-m", *arguments)
 
 
-def _sample(row: Row, variant: Variant, workers: Mapping[Variant, Process], endpoint: str) -> float:
+def _sample(row: Row, variant: Variant, workers: Mapping[Variant, Process], endpoint: str) -> Sample:
     workload, arguments = row.workload, row.arguments
     if variant is row.baseline:
         workload = row.baseline_workload or workload
         arguments = arguments if row.baseline_arguments is None else row.baseline_arguments
     if variant in workers:
         return _job(workers[variant], workload, arguments)
-    with _worker(variant, endpoint) as worker:
+    with _worker(row, variant, endpoint) as worker:
         return _job(worker, workload, arguments)
 
 
-def _job(worker: Process, workload: str, arguments: Mapping[str, Number]) -> float:
+def _job(worker: Process, workload: str, arguments: Mapping[str, Number]) -> Sample:
     answer = json.loads(worker.ask(json.dumps({"workload": workload, "arguments": arguments})))
     if "error" in answer:
         raise BenchmarkError(answer["error"])
-    return float(answer["value"])
+    return Sample(value=answer["value"], cpu=answer["cpu"])

@@ -11,7 +11,6 @@ import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from types import ModuleType
 from typing import Any
 
 import anyio
@@ -22,9 +21,8 @@ Number = int | float | str
 
 @attrs.frozen(kw_only=True)
 class Subject:
-    """The client under test, open, and the sandbox that its workloads use (None where there is no stub behind it)."""
+    """The client under test, open, and the sandbox that its workloads use, unless they make their own."""
 
-    sdk: ModuleType
     client: Any
     sandbox: Any
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.harness import Series, stub_server
-from benchmarks.rows import MIB, OFFICIAL, OURS, Bar
+from benchmarks.harness import Sample, Series, stub_server
+from benchmarks.rows import MIB, OFFICIAL, OURS, ROWS, Bar, Variant
 from benchmarks.stub import log_lines
 from benchmarks.worker import subject
 from benchmarks.workloads import WORKLOADS
@@ -44,20 +44,20 @@ def anyio_backend() -> str:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("workload", WORK)
 async def test_a_workload_with_the_official_client(endpoint: str, workload: str) -> None:
-    async with subject("official", endpoint) as opened:
+    async with subject("official", endpoint, "stub") as opened:
         assert await WORKLOADS[workload](opened, **WORK[workload]) > 0
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("workload", WORK)
 async def test_a_workload_with_our_client(endpoint: str, workload: str) -> None:
-    async with subject("ours", endpoint) as opened:
+    async with subject("ours", endpoint, "stub") as opened:
         assert await WORKLOADS[workload](opened, **WORK[workload]) > 0
 
 
 @pytest.mark.anyio
 async def test_a_workload_notices_what_is_missing(endpoint: str) -> None:
-    async with subject("ours", endpoint) as opened:
+    async with subject("ours", endpoint, "stub") as opened:
         with pytest.raises(AssertionError, match="expected 8001, got 8000"):
             await WORKLOADS["iterate"](opened, command="output 100 80", size=8001)
 
@@ -77,10 +77,15 @@ def test_ratios() -> None:
     assert (share.ratio(2.0, 0.1), share.met(0.05), share.met(0.06), str(share)) == (0.05, True, False, "<= 0.05x")
 
 
+def series(variant: Variant, *values: float) -> Series:
+    return Series(variant, [Sample(value=value, cpu=value / 2) for value in values])
+
+
 def test_a_line_of_the_table_takes_the_median_of_the_pairs() -> None:
     main: Any = importlib.import_module("benchmarks.__main__")
-    row = next(row for row in importlib.import_module("benchmarks.rows").ROWS if row.id == "P2")
-    (line,) = main.lines(row, [Series(OFFICIAL, [2.0, 4.0, 9.0]), Series(OURS, [1.0, 1.0, 1.0])])
-    assert (line.ratio, line.baseline_median, line.ours_median, line.verdict) == (4.0, 4.0, 1.0, "pass")
-    (failed,) = main.lines(row, [Series(OFFICIAL, [2.0]), Series(OURS, [], "it broke")])
+    row = next(row for row in ROWS if row.id == "P2")
+    (line,) = main.lines(row, [series(OFFICIAL, 2.0, 4.0, 9.0), series(OURS, 1.0, 1.0, 1.0)])
+    assert (line.ratio, line.cpu_ratio, line.baseline_median, line.ours_median) == (4.0, 4.0, 4.0, 1.0)
+    assert line.verdict == "pass"
+    (failed,) = main.lines(row, [series(OFFICIAL, 2.0), Series(OURS, error="it broke")])
     assert (failed.ratio, failed.verdict) == (None, "error: it broke")
