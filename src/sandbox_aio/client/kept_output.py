@@ -29,7 +29,7 @@ class KeptStream:
         self.dropped_bytes = 0
         self._head: list[str] = []
         self._head_room = limit // 2 if limit is not None else None
-        self._tail: deque[list[str]] = deque()
+        self._tail: deque[str] = deque()
         self._tail_bytes = 0
         self._tail_limit = limit - limit // 2 if limit is not None else 0
 
@@ -51,25 +51,25 @@ class KeptStream:
             self._head_room = 0
         elif size < _SMALL * len(pieces):
             pieces = ["".join(pieces)]
-        self._tail.append(pieces)
+        self._tail += pieces
         self._tail_bytes += size
-        while self._tail and self._tail_bytes > self._tail_limit:
+        while self._tail_bytes > self._tail_limit:
             self._trim()
 
     def _trim(self) -> None:
-        """Drop from the oldest entry of the tail what is over the limit."""
-        text = "".join(self._tail.popleft())
+        """Drop the oldest piece of the tail, or as much of it as is over the limit."""
         excess = self._tail_bytes - self._tail_limit
-        dropped, rest = text[:excess], text[excess:]
+        dropped = self._tail.popleft()
+        if len(dropped) > excess:
+            self._tail.appendleft(dropped[excess:])
+            dropped = dropped[:excess]
         self.dropped_bytes += len(dropped) if dropped.isascii() else len(dropped.encode())
         self._tail_bytes -= len(dropped)
-        if rest:
-            self._tail.appendleft([rest])
 
     def text(self) -> str:
         """Return what is kept."""
         self._head = ["".join(self._head)]
-        return self._head[0] + "".join("".join(pieces) for pieces in self._tail) if self._tail else self._head[0]
+        return "".join([*self._head, *self._tail]) if self._tail else self._head[0]
 
 
 class KeptOutput:
