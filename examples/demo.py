@@ -16,7 +16,7 @@ from sandbox_aio import AsyncSandbox, AsyncSandboxClient, Sandbox, SandboxClient
 
 ISOLATION = """
 echo "its user is $(id -un), who is uid $(awk 'NR == 1 {print $2}' /proc/self/uid_map) outside"
-echo "it sees $(ls -d /proc/[0-9]* | wc -l) processes, and of the network $(ls /sys/class/net | xargs)"
+echo "it sees $(ls -d /proc/[0-9]* | wc -l) processes, and of the network $(awk -F: 'NR > 2 {print $1}' /proc/net/dev | xargs)"
 grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | xargs
 """
 COUNT = "for n in 1 2 3; do echo line $n; sleep 0.2; done"
@@ -49,8 +49,9 @@ async def show_async(loop: str) -> None:
     async with AsyncSandboxClient(api_endpoint="local") as client:
         await client.list_sandboxes()
         say("the embedded server is up")
+        before = time.monotonic()
         async with client.sandbox() as sandbox:
-            say(f"the sandbox {sandbox.name} is there")
+            say(f"the sandbox {sandbox.name} was made in {(time.monotonic() - before) * 1000:.0f} ms")
             await show_commands(sandbox)
             await show_reconnect(client, sandbox)
             await show_many(sandbox)
@@ -99,7 +100,8 @@ async def show_reconnect(client: AsyncSandboxClient, sandbox: AsyncSandbox) -> N
     async for chunk in handle:
         say(f"process 1 reads {chunk.data!r}")
         break
-    arguments = [client.api_endpoint, client.api_key, sandbox.name, handle.command_id, str(handle.last_stdout_offset)]
+    arguments = [client.api_endpoint, client.api_key or "", sandbox.name]
+    arguments += [handle.command_id, str(handle.last_stdout_offset)]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(handle.send_input, "\n")
         ended = await anyio.run_process(

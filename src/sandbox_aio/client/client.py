@@ -67,6 +67,21 @@ class AsyncSandboxClient:
     def __repr__(self) -> str:
         return f"AsyncSandboxClient(api_endpoint={self._service.url!r})"
 
+    @property
+    def api_endpoint(self) -> str:
+        """The URL that the paths of the API follow. The endpoint `local` becomes one when its server has started.
+
+        With `api_key` it is all that a client in another process needs to reach the same sandboxes.
+        """
+        endpoint: str = self._service.settings["api_endpoint"]
+        return endpoint
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that is sent with every call; that of the embedded server is made by it."""
+        key: str | None = self._service.settings["api_key"]
+        return key
+
     def to_sync(self) -> SandboxClient:
         """A client with the same settings for programs without an event loop. Close both.
 
