@@ -53,7 +53,7 @@ def zygote_of(state: Path) -> int:
 def daemons_of(state: Path) -> list[int]:
     """The first processes of the sandboxes of one zygote."""
     children = Path(f"/proc/{zygote_of(state)}/task/{zygote_of(state)}/children").read_text()
-    return [int(pid) for pid in children.split()]
+    return alive([int(pid) for pid in children.split()])
 
 
 def alive(pids: list[int]) -> list[int]:

@@ -1,13 +1,17 @@
 """What a fork of the zygote does until it is a daemon.
 
-Two processes share the work. The *usher* is the zygote's child: it enters the new namespaces, has its ids mapped, forks
-the *init*, and leaves. The init is process 1 of the sandbox: it mounts, enters, gives up every privilege that reaches outside, and
-becomes the daemon. Both report to the zygote over one socket; a stage that fails is named there, and then the process ends.
+Two processes share the work. The *usher* is the zygote's child: it enters new namespaces, has its ids mapped, forks the
+*init*, and leaves. The init is process 1 of the sandbox. Until here, all sandboxes are alike, so an init can be prepared
+before it is wanted. Once it is told which sandbox it is, it mounts that sandbox's files, enters them, gives up every
+privilege that reaches outside, and becomes the daemon.
 
-    usher -> zygote   {"unshared": true}                only with a range of ids
-    zygote -> usher   {"mapped": true} + layers         the id maps are written; the layers are detached mounts
-    usher -> zygote   {"init": pid}                     and the usher ends
-    zygote -> init    {"adopted": true}                 the usher is reaped: the zygote is the init's parent now
+Both report to the zygote over one socket; a stage that fails is named there, and then the process ends.
+
+    usher -> zygote   {"unshared": true}                  only with a range of ids
+    zygote -> usher   {"mapped": true} + layers           the id maps are written; the layers are detached mounts
+    usher -> zygote   {"init": pid}                       and the usher ends
+    zygote -> init    {"adopted": true}                   the usher is reaped: the zygote is the init's parent now
+    zygote -> init    {"plan": ...} + [listener, config]
     init -> zygote    {"ready": true}
     either -> zygote  {"failed": stage, "errno": number, "message": text}
 """
@@ -17,23 +21,23 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import control, mounts, seccomp, syscalls
+from . import control, mounts, privileges, syscalls
 
 if TYPE_CHECKING:
-    from .plan import BootPlan
+    from .plan import Preparation
 
 __all__ = ["DaemonEntry", "boot"]
 
 DaemonEntry = Callable[[socket.socket, dict[str, Any]], None]
+Stage = tuple[str, Callable[[], None]]
 
 HANDSHAKE_TIMEOUT_S: Final = 20.0
 
@@ -46,142 +50,70 @@ _NAMESPACES: Final = (
     | syscalls.CLONE_NEWUTS
     | syscalls.CLONE_NEWCGROUP
 )
-_KEPT_CAPABILITIES: Final = {
-    "CAP_CHOWN": 0,
-    "CAP_DAC_OVERRIDE": 1,
-    "CAP_DAC_READ_SEARCH": 2,
-    "CAP_FOWNER": 3,
-    "CAP_FSETID": 4,
-    "CAP_KILL": 5,
-    "CAP_SETGID": 6,
-    "CAP_SETUID": 7,
-    "CAP_SETPCAP": 8,
-    "CAP_NET_BIND_SERVICE": 10,
-    "CAP_NET_RAW": 13,
-    "CAP_SYS_CHROOT": 18,
-    "CAP_SYS_PTRACE": 19,
-    "CAP_MKNOD": 27,
-    "CAP_AUDIT_WRITE": 29,
-    "CAP_SETFCAP": 31,
-}
-"""All of them hold over the sandbox's own user namespace only. CAP_SYS_ADMIN and CAP_NET_ADMIN are gone: much of the
-kernel is reachable only with them."""
-
-_MAX_PROCESSES: Final = 16_384
-_MAX_OPEN_FILES: Final = 65_536
 
 
-def boot(
-    plan: BootPlan,
-    channel: socket.socket,
-    listener: int,
-    config: int,
-    entry: DaemonEntry | None,
-    *,
-    dies_with_zygote: bool,
-) -> NoReturn:
+def boot(preparation: Preparation, channel: socket.socket, entry: DaemonEntry, *, dies_with_zygote: bool) -> NoReturn:
     """Turn this fork of the zygote into a sandbox. Never returns, whatever happens."""
-    stage = "start"
+    child = _Child(preparation, channel, dies_with_zygote=dies_with_zygote)
     try:
-        child = _Child(plan, channel, listener, config, dies_with_zygote=dies_with_zygote)
-        for stage, act in child.usher_stages():
-            act()
+        child.run(child.usher_stages())
         if pid := os.fork():
-            _name_init(channel, pid)
+            child.name_init(pid)
             os._exit(0)
-        for stage, act in child.init_stages():
-            act()
-        if entry is None or not plan.with_daemon:
+        child.run(child.preparing_stages())
+        with_daemon = child.wait_for_plan()
+        child.run(child.booting_stages())
+        if with_daemon:
+            child.become_daemon(entry)
+        else:
             control.send(channel, {"ready": True})
             os._exit(0)
-        stage = "the daemon's configuration"
-        listening = socket.socket(fileno=listener)
-        listening.setblocking(False)
-        settings = child.read_config()
-        _forget_how_to_import()
-        control.send(channel, {"ready": True})
-        stage = "the daemon"
-        gc.enable()
-        entry(listening, settings)
     except BaseException as error:
-        _report(channel, stage, error)
+        child.report(error)
     finally:
         os._exit(1)
 
 
-def _name_init(channel: socket.socket, pid: int) -> None:
-    try:
-        control.send(channel, {"init": pid})
-    except OSError:  # The zygote has given this boot up, and will never know the init.
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def _report(channel: socket.socket, stage: str, error: BaseException) -> None:
-    text = str(error) if isinstance(error, OSError) else "".join(traceback.format_exception(error))
-    try:
-        channel.setblocking(False)
-        control.send(channel, {"failed": stage, "errno": getattr(error, "errno", None), "message": text[-8000:]})
-    except OSError:
-        return  # The zygote is gone; nobody is left to tell.
-
-
-def _forget_how_to_import() -> None:
-    """Make every further import fail.
-
-    From here on the file system is the sandbox's: a module found there would be its code, run in this process.
-    """
-    sys.path[:] = []
-    sys.meta_path[:] = []
-    sys.path_hooks[:] = []
-    sys.path_importer_cache.clear()
-
-
 class _Child:
-    """The stages of a boot, in order; each is one line of a failure message."""
+    """The stages of a boot, in order. The name of a stage is part of the message when it fails."""
 
-    def __init__(
-        self, plan: BootPlan, channel: socket.socket, listener: int, config: int, *, dies_with_zygote: bool
-    ) -> None:
-        self._plan = plan
+    def __init__(self, preparation: Preparation, channel: socket.socket, *, dies_with_zygote: bool) -> None:
+        self._preparation = preparation
         self._channel = channel
-        self._listener = listener
-        self._config = config
         self._dies_with_zygote = dies_with_zygote
+        self._stage = "begin"
         self._layers: list[list[int]] = []
+        self._id = ""
+        self._hostname = ""
+        self._listener = -1
+        self._config = -1
 
-    def usher_stages(self) -> list[tuple[str, Callable[[], None]]]:
-        return [
+    def run(self, stages: Sequence[Stage]) -> None:
+        """Do one stage after the other."""
+        for self._stage, act in stages:
+            act()
+
+    def report(self, error: BaseException) -> None:
+        """Tell the zygote what failed."""
+        text = str(error) if isinstance(error, OSError) else "".join(traceback.format_exception(error))
+        message = {"failed": self._stage, "errno": getattr(error, "errno", None), "message": text[-8000:]}
+        try:
+            self._channel.setblocking(False)
+            control.send(self._channel, message)
+        except OSError:
+            return  # The zygote is gone; nobody is left to tell.
+
+    # The usher.
+
+    def usher_stages(self) -> Sequence[Stage]:
+        return (
             ("forget the zygote", self._forget_the_zygote),
             ("join the cgroup", self._join_cgroup),
-            ("enter the sandbox's directory", lambda: os.chdir(self._plan.directory)),
+            ("enter the state directory", lambda: os.chdir(self._preparation.sandboxes)),
             ("create namespaces", lambda: syscalls.unshare(_NAMESPACES)),
             ("map user ids", self._map_ids),
             ("become root inside", self._become_root),
-        ]
-
-    def init_stages(self) -> list[tuple[str, Callable[[], None]]]:
-        return [
-            ("hide this process", _hide_this_process),
-            ("make mounts private", mounts.make_private),
-            ("mount the layers", lambda: mounts.mount_overlays(self._plan.overlays, self._layers)),
-            ("mount /dev", mounts.device_nodes),
-            ("mount /proc", mounts.mount_proc),
-            ("enter the root directory", mounts.enter),
-            ("protect /proc", mounts.protect_proc),
-            ("set the host name", lambda: socket.sethostname(self._plan.hostname)),
-            ("bring lo up", syscalls.loopback_up),
-            ("wait for the zygote", self._be_adopted),
-            ("drop privileges", _drop_privileges),
-            ("limit resources", _limit_resources),
-            ("filter system calls", _filter_system_calls),
-        ]
-
-    def read_config(self) -> dict[str, Any]:
-        """Read the daemon's configuration, which the zygote never saw: its memory is copied into every sandbox."""
-        with open(self._config, encoding="utf-8") as file:
-            settings: dict[str, Any] = json.load(file)
-        return settings
+        )
 
     def _forget_the_zygote(self) -> None:
         gc.disable()
@@ -189,22 +121,22 @@ class _Child:
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         os.umask(0o022)
-        syscalls.set_process_name("sandbox-daemon")
+        syscalls.set_process_name("sandbox-spare")
         null = os.open("/dev/null", os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
-        syscalls.close_all_except(frozenset({self._channel.fileno(), self._listener, self._config}))
+        syscalls.close_all_except(frozenset({self._channel.fileno()}))
         self._channel.settimeout(HANDSHAKE_TIMEOUT_S)
 
     def _join_cgroup(self) -> None:
-        for path in self._plan.cgroup_files:
+        for path in self._preparation.cgroup_files:
             with open(path, "w") as file:
                 file.write("0")
 
     def _map_ids(self) -> None:
-        overlays = self._plan.overlays
-        if self._plan.ids.count == 1:
-            self._plan.ids.write("self")
+        overlays = self._preparation.overlays
+        if self._preparation.ids.count == 1:
+            self._preparation.ids.write("self")
             self._layers = [[syscalls.detached_clone(layer.path) for layer in overlay.layers] for overlay in overlays]
             return
         control.send(self._channel, {"unshared": True})
@@ -213,10 +145,29 @@ class _Child:
         self._layers = [[next(rest) for _ in overlay.layers] for overlay in overlays]
 
     def _become_root(self) -> None:
-        if self._plan.ids.count > 1:
+        if self._preparation.ids.count > 1:
             os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+
+    def name_init(self, pid: int) -> None:
+        """Tell the zygote, which alone will know the init from now on, its process id."""
+        try:
+            control.send(self._channel, {"init": pid})
+        except OSError:  # The zygote has given this boot up, and will never know the init.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    # The init, whatever sandbox it will be.
+
+    def preparing_stages(self) -> Sequence[Stage]:
+        return (
+            ("hide this process", privileges.hide_this_process),
+            ("limit capabilities", privileges.limit_capabilities),
+            ("limit resources", privileges.limit_resources),
+            ("bring lo up", syscalls.loopback_up),
+            ("wait for the zygote", self._be_adopted),
+        )
 
     def _be_adopted(self) -> None:
         """Wait until the zygote is this process's parent, then, perhaps, tie this life to the zygote's.
@@ -231,6 +182,44 @@ class _Child:
             if gone.poll(0):
                 os._exit(0)
 
+    def wait_for_plan(self) -> bool:
+        """Wait, for as long as it takes, to hear which sandbox this is; return whether there is to be a daemon in it."""
+        self._stage = "wait for the plan"
+        self._channel.settimeout(None)
+        plan, (self._listener, self._config) = self._expect("plan")
+        syscalls.set_process_name("sandbox-daemon")
+        self._id = plan["id"]
+        self._hostname = plan["hostname"]
+        return bool(plan["with_daemon"])
+
+    # The init, as this sandbox.
+
+    def booting_stages(self) -> Sequence[Stage]:
+        return (
+            ("make mounts private", mounts.make_private),
+            ("enter the sandbox's directory", lambda: os.chdir(self._id)),
+            ("mount the layers", lambda: mounts.mount_overlays(self._preparation.overlays, self._layers)),
+            ("mount /dev", mounts.mount_dev),
+            ("mount /proc", mounts.mount_proc),
+            ("enter the root directory", mounts.enter),
+            ("protect /proc", mounts.protect_proc),
+            ("set the host name", lambda: socket.sethostname(self._hostname)),
+            ("drop privileges", privileges.drop),
+        )
+
+    def become_daemon(self, entry: DaemonEntry) -> None:
+        """Read the configuration, which the zygote never saw, since its memory is copied into every sandbox; then serve."""
+        self._stage = "read the daemon's configuration"
+        with open(self._config, "rb", buffering=0) as file:
+            config: dict[str, Any] = json.loads(file.readall())
+        listener = socket.socket(fileno=self._listener)
+        listener.setblocking(False)
+        _forget_how_to_import()
+        control.send(self._channel, {"ready": True})
+        self._stage = "the daemon"
+        gc.enable()
+        entry(listener, config)
+
     def _expect(self, word: str) -> tuple[dict[str, Any], list[int]]:
         received = control.receive(self._channel)
         if received is None or word not in received[0]:
@@ -238,33 +227,12 @@ class _Child:
         return received
 
 
-def _drop_privileges() -> None:
-    """Keep only harmless capabilities, also for programs that root starts, and never gain any by starting a program."""
-    kept = frozenset(_KEPT_CAPABILITIES.values())
-    syscalls.bounding_set_drop(kept)
-    syscalls.capabilities_set(sum(1 << number for number in kept))
-    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+def _forget_how_to_import() -> None:
+    """Make every further import fail.
 
-
-def _limit_resources() -> None:
-    """Bound what the kernel would otherwise bound by the host's settings. A hard limit is only ever lowered.
-
-    A core limit of one byte is the value at which Linux also leaves a `core_pattern` that pipes into a host program alone.
+    From here on the file system is the sandbox's: a module found there would be its code, run in this process.
     """
-    for limit, wanted in (
-        (resource.RLIMIT_CORE, 1),
-        (resource.RLIMIT_NPROC, _MAX_PROCESSES),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
-    ):
-        _, hard = resource.getrlimit(limit)
-        bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(limit, (bound, bound))
-
-
-def _filter_system_calls() -> None:
-    seccomp.install(seccomp.program(syscalls.ARCHITECTURE))
-
-
-def _hide_this_process() -> None:
-    """Close /proc/1/{environ,exe,fd,maps,mem,root} to the sandbox: they are the zygote's, hence the host's."""
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    sys.path[:] = []
+    sys.meta_path[:] = []
+    sys.path_hooks[:] = []
+    sys.path_importer_cache.clear()

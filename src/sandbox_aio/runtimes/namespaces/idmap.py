@@ -33,6 +33,11 @@ class IdMap:
         start = REGION_START + slot * RANGE
         return cls(uid=start, gid=start, count=RANGE)
 
+    @property
+    def slot(self) -> int:
+        """Return the slot of a range."""
+        return (self.uid - REGION_START) // RANGE
+
     @classmethod
     def of_this_user(cls) -> IdMap:
         """Return the map of an ordinary user: root inside is the user, and nobody else exists."""

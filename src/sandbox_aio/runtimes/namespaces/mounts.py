@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .plan import Overlay
 
-__all__ = ["device_nodes", "enter", "make_private", "mount_overlays", "mount_proc", "protect_proc"]
+__all__ = ["mount_dev", "enter", "make_private", "mount_overlays", "mount_proc", "protect_proc"]
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS: Final = (
@@ -80,7 +80,7 @@ def mount_overlays(overlays: Sequence[Overlay], layers: Sequence[Sequence[int]])
             os.close(tree)
 
 
-def device_nodes() -> None:
+def mount_dev() -> None:
     """Mount a small /dev: the harmless devices of the host, terminals of the sandbox's own, shared memory."""
     syscalls.mount("tmpfs", "root/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=64")
     for name in _DEVICES:

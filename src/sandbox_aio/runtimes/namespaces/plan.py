@@ -1,4 +1,4 @@
-"""What the zygote is told about one sandbox, and what its child builds from that."""
+"""What the zygote is told about a sandbox: first what can be prepared for any, then what makes it this one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 from .idmap import IdMap
 
-__all__ = ["BootPlan", "Layer", "Overlay"]
+__all__ = ["BootPlan", "Layer", "Overlay", "Preparation", "plan_from_json", "preparation_from_json"]
 
 
 @attrs.frozen(kw_only=True)
@@ -17,7 +17,7 @@ class Layer:
 
     path: str
     mapped: bool
-    """Its files belong to the sandbox's root where they belong to the host's; else they belong to nobody, and cannot be changed."""
+    """Its files belong to the sandbox's root where they belong to the host's; else to nobody, and cannot be changed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -34,44 +34,55 @@ class Overlay:
 
 
 @attrs.frozen(kw_only=True)
-class BootPlan:
-    """Everything that a child needs to become a daemon, except the daemon's own configuration."""
+class Preparation:
+    """What a process can do before it is known which sandbox it will be."""
 
-    id: str
-    directory: str
-    """The sandbox's directory on the host; absolute. It has a `root` to mount on."""
+    sandboxes: str
+    """The directory, absolute, in which the sandboxes' own directories are."""
     ids: IdMap
     overlays: tuple[Overlay, ...]
     """The one for the root directory first."""
-    hostname: str
     cgroup_files: tuple[str, ...] = ()
     """The `cgroup.procs` files to join."""
+
+
+@attrs.frozen(kw_only=True)
+class BootPlan:
+    """One sandbox, except for the daemon's own configuration."""
+
+    id: str
+    """Also the name of its directory, in which there is a `root` to mount on."""
+    hostname: str
+    preparation: Preparation
     with_daemon: bool = True
-    """False: leave as soon as everything but the daemon has been set up, which is how the runtime finds out what works."""
+    """False: leave as soon as everything but the daemon is there, which is how the runtime finds out what works."""
 
-    def to_message(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        return attrs.asdict(self)
 
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> BootPlan:
-        """Rebuild what `to_message` wrote. Raises KeyError, TypeError or ValueError for anything else."""
-        return cls(
-            id=str(message["id"]),
-            directory=str(message["directory"]),
-            ids=IdMap(**{name: int(message["ids"][name]) for name in ("uid", "gid", "count")}),
-            overlays=tuple(
-                Overlay(
-                    target=str(overlay["target"]),
-                    layers=tuple(
-                        Layer(path=str(layer["path"]), mapped=bool(layer["mapped"])) for layer in overlay["layers"]
-                    ),
-                    upper=str(overlay["upper"]),
-                    work=str(overlay["work"]),
-                )
-                for overlay in message["overlays"]
-            ),
-            hostname=str(message["hostname"]),
-            cgroup_files=tuple(str(path) for path in message["cgroup_files"]),
-            with_daemon=bool(message["with_daemon"]),
-        )
+def preparation_from_json(data: dict[str, Any]) -> Preparation:
+    """Rebuild what `attrs.asdict` made of a preparation. Raises KeyError, TypeError or ValueError for anything else."""
+    return Preparation(
+        sandboxes=str(data["sandboxes"]),
+        ids=IdMap(**{name: int(data["ids"][name]) for name in ("uid", "gid", "count")}),
+        overlays=tuple(
+            Overlay(
+                target=str(overlay["target"]),
+                layers=tuple(
+                    Layer(path=str(layer["path"]), mapped=bool(layer["mapped"])) for layer in overlay["layers"]
+                ),
+                upper=str(overlay["upper"]),
+                work=str(overlay["work"]),
+            )
+            for overlay in data["overlays"]
+        ),
+        cgroup_files=tuple(str(path) for path in data["cgroup_files"]),
+    )
+
+
+def plan_from_json(data: dict[str, Any]) -> BootPlan:
+    """Rebuild what `attrs.asdict` made of a plan. Raises KeyError, TypeError or ValueError for anything else."""
+    return BootPlan(
+        id=str(data["id"]),
+        hostname=str(data["hostname"]),
+        preparation=preparation_from_json(data["preparation"]),
+        with_daemon=bool(data["with_daemon"]),
+    )

@@ -29,13 +29,13 @@ from . import handover, probe, sandbox_directory, snapshot_host
 from .cgroups import Cgroups, remove_groups
 from .idmap import SLOTS, IdMap
 from .keeper import ZygoteKeeper
-from .plan import BootPlan, Overlay
+from .plan import BootPlan, Overlay, Preparation
 from .sandbox_directory import Record
 from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Coroutine
 
 __all__ = ["NamespacesRuntime"]
 
@@ -91,7 +91,9 @@ class NamespacesRuntime:
         self._sandboxes: dict[str, _Sandbox] = {}
         self._tag = f"sandbox-aio-{zlib.crc32(os.fsencode(self._state.path)):08x}"
         self._cgroups = Cgroups(parents={}, versions={})
-        self._next_slot = zlib.crc32(os.fsencode(self._state.path)) % SLOTS
+        self._next_ids = IdMap.of_this_user()
+        if os.geteuid() == 0:  # Servers on other directories begin elsewhere in the region.
+            self._next_ids = IdMap.of_slot(zlib.crc32(os.fsencode(self._state.path)) % SLOTS)
         self._shared_ids: IdMap | None = None
         self._unmapped: frozenset[str] = frozenset()
         self._system_directories = snapshot_host.system_directories()
@@ -99,6 +101,7 @@ class NamespacesRuntime:
         self._overlays: tuple[Overlay, ...] = ()
         self._cleaning: asyncio.Task[None] | None = None
         self._trash_is_full = False
+        self._background: set[asyncio.Task[None]] = set()
 
     # The runtime as a whole.
 
@@ -121,6 +124,7 @@ class NamespacesRuntime:
             await _shielded(self._abandon())
             raise
         self._capabilities = found
+        await self._prepare_next()
         return found
 
     async def aclose(self, *, destroy: bool) -> None:
@@ -145,8 +149,8 @@ class NamespacesRuntime:
     async def _close(self, *, destroy: bool) -> None:
         if not self._state.is_open:
             return
-        if self._cleaning is not None:
-            await asyncio.wait([self._cleaning])
+        if self._background:
+            await asyncio.wait(self._background)
         if not destroy:
             self._keeper.leave()
             self._state.close()
@@ -201,7 +205,7 @@ class NamespacesRuntime:
         """Boot a sandbox that ends where its daemon would begin; learn which layers cannot be mapped on the way."""
         self._cgroups = await asyncio.to_thread(Cgroups.detect, self._tag)
         self._keeper.cgroups = [str(path) for path in self._cgroups.parents.values()]
-        ids = IdMap.of_this_user() if os.geteuid() != 0 else IdMap.of_slot(self._next_slot)
+        ids = self._next_ids
         while True:
             owner = self._shared_ids.uid if self._shared_ids else 0
             self._skeleton = await asyncio.to_thread(snapshot_host.build_skeleton, self._state.snapshots, owner)
@@ -220,18 +224,20 @@ class NamespacesRuntime:
     async def _trial(self, ids: IdMap) -> dict[str, Any]:
         id = str(uuid.uuid4())
         directory = self._state.sandbox(id)
-        plan = BootPlan(
-            id=id, directory=str(directory), ids=ids, overlays=self._overlays, hostname="trial", with_daemon=False
-        )
+        plan = BootPlan(id=id, hostname="trial", preparation=self._preparation(ids), with_daemon=False)
         client = await self._keeper.client()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             await asyncio.to_thread(sandbox_directory.lay, directory, ids, self._overlays, "trial")
-            return await client.request("start", [null, null], plan=plan.to_message())
+            return await client.request("start", [null, null], plan=attrs.asdict(plan))
         finally:
             os.close(null)
             self._state.discard(directory)
             self._clean_up()
+
+    def _preparation(self, ids: IdMap, cgroup_files: tuple[str, ...] = ()) -> Preparation:
+        sandboxes = str(self._state.sandboxes)
+        return Preparation(sandboxes=sandboxes, ids=ids, overlays=self._overlays, cgroup_files=cgroup_files)
 
     # One sandbox.
 
@@ -257,7 +263,7 @@ class NamespacesRuntime:
         self._require_sane(spec)
         if spec.id in self._sandboxes:
             return
-        sandbox = _Sandbox(spec=spec, ids=self._free_ids())
+        sandbox = _Sandbox(spec=spec, ids=self._take_ids())
         self._sandboxes[spec.id] = sandbox
         directory = self._state.sandbox(spec.id)
         async with sandbox.changing:
@@ -283,19 +289,25 @@ class NamespacesRuntime:
             raise RuntimeFailure(f"{spec.hostname!r} is not a host name: letters, digits, '-' and '.', at most 63")
         self._cgroups.require(cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes)
 
-    def _free_ids(self) -> IdMap:
-        if os.geteuid() != 0:
-            return IdMap.of_this_user()
-        if self._shared_ids is not None:
-            return self._shared_ids
-        taken = {sandbox.ids.uid for sandbox in self._sandboxes.values()}
+    def _take_ids(self) -> IdMap:
+        """Return the ids of the next sandbox, which may be prepared already, and choose those of the one after it."""
+        ids = self._next_ids
+        if os.geteuid() != 0 or self._shared_ids is not None:
+            return ids
+        taken = {sandbox.ids.uid for sandbox in self._sandboxes.values()} | {ids.uid}
         if len(taken) >= SLOTS:
             raise RuntimeFailure(f"there are {SLOTS} sandboxes, and no more user ids for another")
-        while True:
-            self._next_slot = (self._next_slot + 1) % SLOTS
-            ids = IdMap.of_slot(self._next_slot)
-            if ids.uid not in taken:
-                return ids
+        slot = ids.slot
+        while self._next_ids.uid in taken:
+            slot = (slot + 1) % SLOTS
+            self._next_ids = IdMap.of_slot(slot)
+        return ids
+
+    async def _prepare_next(self) -> None:
+        """Have the zygote do ahead of time what does not depend on which sandbox comes next."""
+        if (client := self._keeper.present) is not None:
+            with contextlib.suppress(RuntimeFailure):  # Then the next start takes longer.
+                await client.request("prepare", preparation=attrs.asdict(self._preparation(self._next_ids)))
 
     def _lay(self, sandbox: _Sandbox, directory: Path) -> None:
         sandbox_directory.lay(directory, sandbox.ids, self._overlays, sandbox.spec.hostname)
@@ -318,6 +330,7 @@ class NamespacesRuntime:
                     await _shielded(self._end(sandbox))
                     raise
                 sandbox.state, sandbox.reason = "running", None
+                self._in_background(self._prepare_next())
         return self._address(sandbox)
 
     async def _boot(self, sandbox: _Sandbox) -> None:
@@ -328,19 +341,13 @@ class NamespacesRuntime:
             groups = await asyncio.to_thread(
                 self._cgroups.make, spec.id, cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes
             )
-        plan = BootPlan(
-            id=spec.id,
-            directory=str(self._state.sandbox(spec.id)),
-            ids=sandbox.ids,
-            overlays=self._overlays,
-            hostname=spec.hostname,
-            cgroup_files=groups,
-        )
+        preparation = self._preparation(sandbox.ids, groups)
+        plan = attrs.asdict(BootPlan(id=spec.id, hostname=spec.hostname, preparation=preparation))
         with (
             handover.listener(self._state.daemon_socket(spec.id)) as listener,
             handover.configuration(spec) as settings,
         ):
-            answer = await client.request("start", [listener, settings], plan=plan.to_message())
+            answer = await client.request("start", [listener, settings], plan=plan)
         if not answer["ok"]:
             await asyncio.to_thread(remove_groups, groups)
             raise RuntimeFailure(
@@ -430,7 +437,14 @@ class NamespacesRuntime:
         """Remove what was discarded, in the background, one thing after the other."""
         self._trash_is_full = True
         if self._cleaning is None or self._cleaning.done():
-            self._cleaning = asyncio.create_task(self._empty_trash())
+            self._cleaning = self._in_background(self._empty_trash())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin something that `aclose` waits for."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def _empty_trash(self) -> None:
         while self._trash_is_full:

@@ -13,7 +13,7 @@ from typing import Final
 
 from . import syscalls
 
-__all__ = ["DENIED", "install", "program"]
+__all__ = ["ARCHITECTURES", "DENIED", "install", "program"]
 
 # name: (number on x86_64, number on aarch64, errno). None: the architecture has no such call.
 DENIED: Final[dict[str, tuple[int | None, int | None, int]]] = {
@@ -72,6 +72,7 @@ DENIED: Final[dict[str, tuple[int | None, int | None, int]]] = {
     "_sysctl": (156, None, errno.EPERM),
 }
 
+ARCHITECTURES: Final = ("x86_64", "aarch64")
 _AUDIT_ARCH: Final = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 _NUMBERS: Final = {
     "x86_64": {"clone": 56, "ioctl": 16, "socket": 41},

@@ -77,11 +77,17 @@ class StateDirectory:
         try:
             self.sockets.mkdir(mode=0o700, exist_ok=True)
             _require_ours(self.sockets)
-            for directory in (self.sockets / "s", self.snapshots, self.sandboxes, self.trash):
+            for directory in (self.sockets / "s", self.snapshots, self.trash):
                 directory.mkdir(mode=0o700, exist_ok=True)
+            self._make_sandboxes()
         except BaseException:
             self.close()
             raise
+
+    def _make_sandboxes(self) -> None:
+        """Make the one directory in which a sandbox's root finds something: its own. `path` keeps everybody else out."""
+        self.sandboxes.mkdir(exist_ok=True)
+        self.sandboxes.chmod(0o711)
 
     def try_lock(self) -> bool:
         """Take the lock for this process, if it has it not yet, and tell whether it has it now. Raises OSError."""
@@ -147,9 +153,11 @@ class StateDirectory:
 
     def clear(self) -> None:
         """Remove everything except the skeletons and the locks. Nothing may run any more. Raises OSError."""
-        for path in (self.sandboxes, self.trash, self.sockets / "s"):
+        for path in (self.trash, self.sockets / "s"):
             removal.remove_tree(str(path))
             path.mkdir(mode=0o700)
+        removal.remove_tree(str(self.sandboxes))
+        self._make_sandboxes()
         self.control_socket.unlink(missing_ok=True)
 
     def remove(self) -> None:

@@ -4,9 +4,10 @@ It is started fresh, with an empty environment and no arguments, so that nothing
 one thread, and everything that a daemon needs is imported before the first fork. It serves one server at a time over its
 control socket:
 
+    {"op": "prepare", "seq": n, "preparation": {...}}                      have an init ready for the next start like this
     {"op": "start", "seq": n, "plan": {...}} + [listener, configuration]   boot a sandbox
-    {"op": "kill",  "seq": n, "id": id}                                    kill all of it; answered when it is gone
-    {"op": "list",  "seq": n}                                              answered with {"running": [id, ...]}
+    {"op": "kill", "seq": n, "id": id}                                     kill all of it; answered when it is gone
+    {"op": "list", "seq": n}                                               answered with {"running": [id, ...]}
     {"op": "shutdown", "seq": n}                                           kill everything and end
 
 Each is answered with the same `seq` and either `"ok": true` or `"error"`, `"stage"` and `"errno"`. Unasked it says
@@ -19,6 +20,7 @@ import contextlib
 import gc
 import importlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -32,7 +34,7 @@ import attrs
 
 from . import child, control, sandbox_directory, syscalls
 from .cgroups import remove_groups
-from .plan import BootPlan
+from .plan import BootPlan, Preparation, plan_from_json, preparation_from_json
 from .state import StateDirectory
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ __all__ = ["main"]
 
 BOOT_TIMEOUT_S: Final = 20.0
 LOCK_PATIENCE_S: Final = 1.0
+MAX_SPARES: Final = 2
 _STANDARD_MODULES: Final = (
     "asyncio",
     "encodings.ascii",
@@ -80,18 +83,22 @@ class _Settings:
 
 @attrs.define(eq=False, kw_only=True)
 class _Sandbox:
-    """One sandbox, from the request to start it until its init is reaped."""
+    """One sandbox, from the fork of its usher until its init is reaped. It may wait a long time for its plan."""
 
-    plan: BootPlan
+    preparation: Preparation
     channel: socket.socket
     usher: int
     usher_fd: int | None
     """None once the usher is reaped."""
-    seq: int
-    """Of the request that starts it."""
-    deadline: float
     init: int | None = None
     init_fd: int | None = None
+    plan: BootPlan | None = None
+    seq: int | None = None
+    """Of the request that starts it."""
+    deadline: float
+    """When a step that is under way must be done."""
+    handover: tuple[int, ...] = ()
+    """The listener and the configuration, until the init has them."""
     running: bool = False
     ending: bool = False
     """It is being killed."""
@@ -148,7 +155,9 @@ class _Zygote:
         self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(fileno=settings.control)
         self._server: socket.socket | None = None
+        self._all: set[_Sandbox] = set()
         self._sandboxes: dict[str, _Sandbox] = {}
+        self._spares: dict[Preparation, _Sandbox] = {}
         self._finishing = False
         self._goodbye: int | None = None
 
@@ -157,7 +166,7 @@ class _Zygote:
         self._watch(self._listener.fileno(), self._accept)
         if self._settings.die_with is not None:
             self._watch(self._settings.die_with, self._finish)
-        while not self._finishing or self._sandboxes:
+        while not self._finishing or self._all:
             for key, _ in self._selector.select(self._patience()):
                 if self._selector.get_map().get(key.fd) is key:  # An earlier event of this batch may have taken it out.
                     key.data()
@@ -183,7 +192,7 @@ class _Zygote:
         if self._settings.die_with is not None:
             self._unwatch(self._settings.die_with)
         self._unwatch(self._listener.fileno())
-        for sandbox in list(self._sandboxes.values()):
+        for sandbox in list(self._all):
             self._kill(sandbox)
 
     # The server.
@@ -235,7 +244,10 @@ class _Zygote:
         match message["op"]:
             case "start":
                 listener, config = descriptors
-                self._start(seq, BootPlan.from_message(message["plan"]), listener, config)
+                self._start(seq, plan_from_json(message["plan"]), listener, config)
+            case "prepare":
+                self._prepare(preparation_from_json(message["preparation"]))
+                self._answer(seq)
             case "kill":
                 sandbox = self._sandboxes.get(str(message["id"]))
                 if sandbox is None:
@@ -267,11 +279,29 @@ class _Zygote:
 
     # A boot.
 
+    def _prepare(self, preparation: Preparation) -> None:
+        """Keep an init for this preparation, and none of an older one beyond the last few."""
+        if preparation in self._spares or self._finishing:
+            return
+        while len(self._spares) >= MAX_SPARES:
+            self._kill(self._spares.pop(next(iter(self._spares))))
+        self._spares[preparation] = self._fork(preparation)
+
     def _start(self, seq: int, plan: BootPlan, listener: int, config: int) -> None:
         if plan.id in self._sandboxes:
             raise RuntimeError(f"sandbox {plan.id} runs already")
         if self._finishing:
             raise RuntimeError("the zygote is ending")
+        sandbox = self._spares.pop(plan.preparation, None) or self._fork(plan.preparation)
+        sandbox.plan = plan
+        sandbox.seq = seq
+        sandbox.deadline = time.monotonic() + BOOT_TIMEOUT_S
+        sandbox.handover = (os.dup(listener), os.dup(config))
+        self._sandboxes[plan.id] = sandbox
+        if sandbox.usher_fd is None:
+            self._hand_over(sandbox)
+
+    def _fork(self, preparation: Preparation) -> _Sandbox:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -280,14 +310,31 @@ class _Zygote:
                 ours.close()
                 raise
             if usher == 0:
-                child.boot(plan, theirs, listener, config, self._entry, dies_with_zygote=self._settings.ephemeral)
+                child.boot(preparation, theirs, self._entry, dies_with_zygote=self._settings.ephemeral)
         ours.setblocking(False)
         usher_fd = os.pidfd_open(usher)
         deadline = time.monotonic() + BOOT_TIMEOUT_S
-        sandbox = _Sandbox(plan=plan, channel=ours, usher=usher, usher_fd=usher_fd, seq=seq, deadline=deadline)
-        self._sandboxes[plan.id] = sandbox
+        sandbox = _Sandbox(preparation=preparation, channel=ours, usher=usher, usher_fd=usher_fd, deadline=deadline)
+        self._all.add(sandbox)
         self._watch(ours.fileno(), lambda: self._on_child_message(sandbox))
         self._watch(usher_fd, lambda: self._on_usher_end(sandbox))
+        return sandbox
+
+    def _hand_over(self, sandbox: _Sandbox) -> None:
+        """Tell an init which sandbox it is."""
+        assert sandbox.plan is not None
+        plan = sandbox.plan
+        if not self._settings.ephemeral and sandbox.init is not None:
+            sandbox_directory.write_process(os.path.join(plan.preparation.sandboxes, plan.id), sandbox.init)
+        message = {"plan": True, "id": plan.id, "hostname": plan.hostname, "with_daemon": plan.with_daemon}
+        with contextlib.suppress(OSError):  # The init is dead already; its pidfd says so next.
+            control.send(sandbox.channel, message, list(sandbox.handover))
+        self._close_handover(sandbox)
+
+    def _close_handover(self, sandbox: _Sandbox) -> None:
+        for descriptor in sandbox.handover:
+            os.close(descriptor)
+        sandbox.handover = ()
 
     def _on_child_message(self, sandbox: _Sandbox) -> None:
         try:
@@ -307,8 +354,6 @@ class _Zygote:
         elif "init" in message and sandbox.init is None:
             sandbox.init = int(message["init"])
             sandbox.init_fd = os.pidfd_open(sandbox.init)
-            if not self._settings.ephemeral:
-                sandbox_directory.write_process(sandbox.plan.directory, sandbox.init)
         elif sandbox.ending or sandbox.running:
             return
         elif "unshared" in message:
@@ -323,10 +368,10 @@ class _Zygote:
         trees: list[int] = []
         layer = None
         try:
-            sandbox.plan.ids.write(str(sandbox.usher))
+            sandbox.preparation.ids.write(str(sandbox.usher))
             namespace = os.open(f"/proc/{sandbox.usher}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                for layer in (layer for overlay in sandbox.plan.overlays for layer in overlay.layers):
+                for layer in (layer for overlay in sandbox.preparation.overlays for layer in overlay.layers):
                     trees.append(syscalls.detached_clone(layer.path, userns_fd=namespace if layer.mapped else None))
             finally:
                 os.close(namespace)
@@ -340,7 +385,7 @@ class _Zygote:
 
     def _give_up_slow_boots(self) -> None:
         now = time.monotonic()
-        for sandbox in self._sandboxes.values():
+        for sandbox in self._all:
             if not sandbox.running and sandbox.deadline <= now:
                 sandbox.deadline = now + BOOT_TIMEOUT_S
                 self._fail(sandbox, "start", None, f"it took longer than {BOOT_TIMEOUT_S:g} s")
@@ -349,8 +394,9 @@ class _Zygote:
 
     def _patience(self) -> float | None:
         """Return how long, in seconds, the loop may sleep."""
-        deadlines = [sandbox.deadline for sandbox in self._sandboxes.values() if not sandbox.running]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        deadlines = [sandbox.deadline for sandbox in self._all if not sandbox.running]
+        soonest = min(deadlines, default=math.inf)
+        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
 
     # An end.
 
@@ -389,6 +435,10 @@ class _Zygote:
         else:
             with contextlib.suppress(OSError):  # The init is dead already; its pidfd says so next.
                 control.send(sandbox.channel, {"adopted": True})
+            if sandbox.plan is None:
+                sandbox.deadline = math.inf
+            else:
+                self._hand_over(sandbox)
 
     def _on_init_end(self, sandbox: _Sandbox) -> None:
         assert sandbox.init is not None
@@ -406,7 +456,13 @@ class _Zygote:
         """Take leave of a sandbox of which nothing is left, and tell whoever waits for that."""
         self._unwatch(sandbox.channel.fileno())
         sandbox.channel.close()
-        remove_groups(sandbox.plan.cgroup_files)
+        self._close_handover(sandbox)
+        remove_groups(sandbox.preparation.cgroup_files)
+        self._all.remove(sandbox)
+        if sandbox.plan is None:
+            if self._spares.get(sandbox.preparation) is sandbox:
+                del self._spares[sandbox.preparation]
+            return
         del self._sandboxes[sandbox.plan.id]
         failure = sandbox.failure or {"stage": "the daemon", "errno": None, "error": outcome, "layer": None}
         if not sandbox.running:
@@ -424,7 +480,7 @@ class _Zygote:
 
     def _reap_strangers(self) -> None:
         """Reap an orphan whose usher was killed before it could name it; everyone else is reaped by pidfd."""
-        known = {pid for sandbox in self._sandboxes.values() for pid in (sandbox.usher, sandbox.init)}
+        known = {pid for sandbox in self._all for pid in (sandbox.usher, sandbox.init)}
         with contextlib.suppress(ChildProcessError):
             while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and dead.si_pid not in known:
                 os.waitpid(dead.si_pid, 0)
