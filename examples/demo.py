@@ -16,7 +16,8 @@ from sandbox_aio import AsyncSandbox, AsyncSandboxClient, Sandbox, SandboxClient
 
 ISOLATION = """
 echo "its user is $(id -un), who is uid $(awk 'NR == 1 {print $2}' /proc/self/uid_map) outside"
-echo "it sees $(ls -d /proc/[0-9]* | wc -l) processes, and the network $(awk -F: 'NR > 2 {print $1}' /proc/net/dev | xargs)"
+interfaces=$(awk -F: 'NR > 2 {print $1}' /proc/net/dev | xargs)
+echo "it sees $(ls -d /proc/[0-9]* | wc -l) processes, and of the network: $interfaces"
 grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | xargs
 """
 COUNT = "for n in 1 2 3; do echo line $n; sleep 0.2; done"

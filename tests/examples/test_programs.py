@@ -44,6 +44,6 @@ def test_demo() -> None:
     assert output.endswith("That was all of it.\n")
 
 
-@pytest.mark.parametrize("path", EXAMPLES.glob("*.py"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_program_is_tested(path: Path) -> None:
     assert f"def test_{path.stem}(" in Path(__file__).read_text()
