@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 from .command_socket import CommandSocket
@@ -15,7 +16,6 @@ from .http import HttpConnection
 from .search import Search
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
 
     from ..protocol.websocket import WebSocket
@@ -59,7 +59,7 @@ class Service:
         factory = functools.partial(
             HttpConnection, self._settings, self._handlers(), {"/execute/ws": self._open_socket}, self._connections
         )
-        if listener.family == listener.family.AF_UNIX:
+        if listener.family == socket.AF_UNIX:
             return await self._loop.create_unix_server(factory, sock=listener, backlog=_BACKLOG)
         return await self._loop.create_server(factory, sock=listener, backlog=_BACKLOG)
 
