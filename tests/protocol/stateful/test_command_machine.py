@@ -1,0 +1,439 @@
+"""One command, its client, and a daemon that is honest but unlucky: every rule of wire protocol, sections 3.5 to 3.12.
+
+The daemon here is a fake that speaks real websocket frames. It resumes earlier than it was asked to, loses its oldest
+output, says `started` again or not, refuses, closes, falls silent. `HYPOTHESIS_PROFILE=thorough` looks much harder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sandbox_aio.errors import SandboxClientError, SandboxOperationError
+from sandbox_aio.protocol.codec import decode_client_frame, encode_output, encode_server_frame
+from sandbox_aio.protocol.events import CommandExited
+from sandbox_aio.protocol.frames import (
+    CloseStdin,
+    ErrorReply,
+    Execute,
+    Exit,
+    Input,
+    Kill,
+    Reconnect,
+    Started,
+    Stream,
+)
+from sandbox_aio.protocol.states import CommandState, WebSocketState
+from sandbox_aio.protocol.websocket import WebSocket
+from tests.protocol.stateful.client_model import STREAMS, ClientModel, Truth
+from tests.strategies import texts
+
+if TYPE_CHECKING:
+    from sandbox_aio.protocol.frames import ClientFrame
+
+streams = st.sampled_from(STREAMS)
+seldom = st.integers(0, 1000).map(lambda number: 400 <= number < 450)
+"""True now and then: for what ends a run, so that most runs go on. Hypothesis likes the edges of a range."""
+mostly = seldom.map(lambda drawn: not drawn)
+
+
+class FakeDaemon:
+    """One command as its daemon knows it."""
+
+    def __init__(self, command_id: str) -> None:
+        self.command_id = command_id
+        self.truth = Truth()
+        self.spawns = 0
+        self.kills = 0
+        self.input: list[str] = []
+        self.input_closed = False
+        self.exit_code: int | None = None
+        self.overlap = 0
+        """How much earlier than asked a replay begins, in characters."""
+        self.announces = True
+        """Whether `started` is said again to who attaches."""
+        self.client: ClientModel
+
+
+class FakeConnection:
+    """The daemon's end of one connection."""
+
+    def __init__(self, daemon: FakeDaemon, refusal: bytes | None = None) -> None:
+        self.daemon = daemon
+        self.refusal = refusal
+        self.websocket: WebSocket | None = None
+        self.offsets: dict[Stream, int] | None = None
+        self.said_all = False
+        self._head = b""
+        self._out = b""
+
+    @property
+    def open(self) -> bool:
+        return self.websocket is not None and self.websocket.state is WebSocketState.OPEN
+
+    @property
+    def attached(self) -> bool:
+        return self.open and self.offsets is not None and not self.said_all
+
+    def receive_bytes(self, data: bytes, now: float) -> None:
+        if self.websocket is None:
+            self._head += data
+            head, end, rest = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if self.refusal is not None:
+                self._out, self.refusal = self.refusal, b""
+                return
+            lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+            headers = [(name, value.strip()) for name, _, value in lines]
+            assert (b"x-api-key", b"k") in headers
+            self.websocket = WebSocket.accept(headers=headers, trailing=rest)
+        else:
+            self.websocket.receive_bytes(data, now)
+        for event in self.websocket.events():
+            if isinstance(event, bytes) and self.open:
+                frame = decode_client_frame(event)
+                assert frame is not None
+                self._receive(frame)
+
+    def receive_eof(self, now: float) -> None:
+        if self.websocket is not None:
+            self.websocket.receive_eof(now)
+
+    def bytes_to_send(self, now: float) -> bytes:
+        out, self._out = self._out, b""
+        return out + (b"".join(self.websocket.bytes_to_send()) if self.websocket is not None else b"")
+
+    def _receive(self, frame: ClientFrame) -> None:
+        daemon = self.daemon
+        if isinstance(frame, Execute | Reconnect):
+            assert self.offsets is None, "a connection attaches once"
+            assert frame.command_id == daemon.command_id
+            self._attach(frame)
+            return
+        assert self.offsets is not None
+        if isinstance(frame, Kill):
+            daemon.kills += 1
+        elif isinstance(frame, CloseStdin):
+            daemon.input_closed = True
+        else:
+            assert isinstance(frame, Input)
+            assert not daemon.input_closed, "input after the end of input"
+            daemon.input.append(frame.data)
+
+    def _attach(self, frame: Execute | Reconnect) -> None:
+        daemon, truth = self.daemon, self.daemon.truth
+        asked: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+        if isinstance(frame, Reconnect):
+            asked = {"stdout": frame.stdout_offset, "stderr": frame.stderr_offset}
+            assert asked == daemon.client.position
+        elif not daemon.spawns:
+            daemon.spawns += 1
+            daemon.input_closed = frame.close_stdin
+        self.offsets = {}
+        for stream in STREAMS:
+            before = [edge for edge in truth.edges(stream) if edge <= asked[stream]]
+            begin = before[max(-1 - daemon.overlap, -len(before))]
+            self.offsets[stream] = max(begin, truth.kept_from[stream])
+        if isinstance(frame, Execute) or daemon.announces:
+            self.say(Started(command_id=daemon.command_id, pid=7))
+
+    def say(self, frame: Started | Exit | ErrorReply) -> None:
+        assert self.websocket is not None
+        self.websocket.send_text(encode_server_frame(frame))
+        self.said_all = not isinstance(frame, Started)
+
+    def send_output(self, stream: Stream, characters: int) -> None:
+        """Send so much of what the client does not have yet, as far as it is kept."""
+        assert self.websocket is not None
+        assert self.offsets is not None
+        truth = self.daemon.truth
+        offset = max(self.offsets[stream], truth.kept_from[stream])
+        data = truth.log[stream][offset:].decode()[:characters].encode()
+        if data:
+            self.websocket.send_text(encode_output(stream, data, offset))
+            self.offsets[stream] = offset + len(data)
+
+    @property
+    def sent_all_output(self) -> bool:
+        truth = self.daemon.truth
+        return self.offsets is not None and all(self.offsets[stream] == len(truth.log[stream]) for stream in STREAMS)
+
+
+class CommandMachine(RuleBasedStateMachine):
+    """The rules: everything that a client, a daemon, a network and a clock may do to one command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.daemon = FakeDaemon("c0")
+        self.count = 0
+        self.tokens = 0
+
+    @property
+    def connection(self) -> FakeConnection | None:
+        link = self.client.link
+        if link is None:
+            return None
+        assert isinstance(link.peer, FakeConnection)
+        return link.peer
+
+    @initialize(limited=seldom, closed=seldom, settled=mostly)
+    def begin(self, limited: bool, closed: bool, settled: bool) -> None:
+        timeout = 60 if limited else 0
+        execute = Execute(command="x", command_id="c0", timeout_seconds=timeout, close_stdin=closed)
+        self.client = self.daemon.client = ClientModel(execute, self.daemon.truth, now=1000.0)
+        self.client.input_closed = closed
+        if settled:
+            self.connect_and_settle()
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    def running(self) -> bool:
+        return self.daemon.spawns > 0 and self.daemon.exit_code is None
+
+    @precondition(running)
+    @rule(stream=streams, text=texts(min_size=1, max_size=12), send=st.integers(1, 12), flow=mostly)
+    def produce(self, stream: Stream, text: str, send: int, flow: bool) -> None:
+        self.daemon.truth.log[stream] += text.encode()
+        if self.attached():
+            self.send_output(stream, [send], flow)
+
+    @precondition(running)
+    @rule(stream=streams, keep=st.integers(1, 6))
+    def evict(self, stream: Stream, keep: int) -> None:
+        """Lose the oldest output; the newest characters stay."""
+        truth = self.daemon.truth
+        edges = truth.edges(stream)
+        truth.kept_from[stream] = max(truth.kept_from[stream], edges[max(-1 - keep, -len(edges))])
+
+    @precondition(running)
+    @rule(code=st.integers(0, 255), really=seldom)
+    def exit(self, code: int, really: bool) -> None:
+        if really or self.daemon.kills:
+            self.daemon.exit_code = code
+
+    # --- the daemon --------------------------------------------------------------------------------------------------
+
+    def attached(self) -> bool:
+        return self.connection is not None and self.connection.attached
+
+    @precondition(attached)
+    @rule(stream=streams, sizes=st.lists(st.integers(1, 10), min_size=1, max_size=3), flow=st.booleans())
+    def send_output(self, stream: Stream, sizes: list[int], flow: bool) -> None:
+        assert self.connection is not None
+        for size in sizes:
+            self.connection.send_output(stream, size)
+        self.client.flow_to_server()
+        if flow:
+            self.client.flow_to_client()
+
+    @precondition(lambda self: self.attached() and self.daemon.exit_code is not None)
+    @rule(code=st.sampled_from([None, 1000]))
+    def say_exit(self, code: int | None) -> None:
+        assert self.connection is not None
+        assert self.connection.websocket is not None
+        assert self.daemon.exit_code is not None
+        for stream in STREAMS:
+            self.connection.send_output(stream, 1000)
+        assert self.connection.sent_all_output
+        self.connection.say(Exit(exit_code=self.daemon.exit_code))
+        if code is not None:
+            self.connection.websocket.close(self.client.now, code)
+        self.client.flow_to_server()
+
+    @precondition(attached)
+    @rule(really=seldom)
+    def say_error(self, really: bool) -> None:
+        assert self.connection is not None
+        if really:
+            self.client.expected_failure = SandboxOperationError
+            self.connection.say(ErrorReply(error="sorry", error_type="CommandError"))
+            self.client.flow_to_server()
+
+    @precondition(lambda self: self.connection is not None and self.connection.open)
+    @rule(code=st.sampled_from([1000, 1001, 1011]))
+    def close(self, code: int) -> None:
+        assert self.connection is not None
+        assert self.connection.websocket is not None
+        self.connection.websocket.close(self.client.now, code)
+        self.client.flow_to_server()
+
+    # --- the network -------------------------------------------------------------------------------------------------
+
+    def wants_connection(self) -> bool:
+        return self.client.link is None and self.client.command.wants_connection
+
+    @precondition(wants_connection)
+    @rule()
+    def connect(self) -> None:
+        self.client.connect(lambda: FakeConnection(self.daemon))
+
+    @precondition(wants_connection)
+    @rule()
+    def connect_and_settle(self) -> None:
+        self.client.connect(lambda: FakeConnection(self.daemon))
+        self.settle()
+
+    @precondition(wants_connection)
+    @rule()
+    def fail_to_connect(self) -> None:
+        self.client.fail_to_connect()
+
+    @precondition(wants_connection)
+    @rule(status=st.sampled_from([429, 500, 502, 503, 504]), retry_after=st.sampled_from([None, None, 0, 3, 1000]))
+    def refuse(self, status: int, retry_after: int | None) -> None:
+        head = f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\n"
+        head += "" if retry_after is None else f"retry-after: {retry_after}\r\n"
+        self.client.retry_after = retry_after
+        self.client.connect(lambda: FakeConnection(self.daemon, f"{head}\r\n".encode()))
+        self.client.settle()
+
+    @precondition(wants_connection)
+    @rule(status=st.sampled_from([302, 400, 401, 403, 404]), really=seldom)
+    def refuse_for_good(self, status: int, really: bool) -> None:
+        if really:
+            self.client.expected_failure = SandboxClientError
+            head = f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n".encode()
+            was_starting = self.client.command.state is CommandState.CONNECTING
+            self.client.connect(lambda: FakeConnection(self.daemon, head))
+            self.client.settle()
+            assert self.client.command.state is CommandState.FAILED
+            assert self.client.command.websocket_missing == (status == 404 and was_starting)
+
+    def connected(self) -> bool:
+        return self.client.link is not None
+
+    @precondition(connected)
+    @rule()
+    def flow_to_server(self) -> None:
+        self.client.flow_to_server()
+
+    @precondition(connected)
+    @rule(size=st.none() | st.integers(1, 60))
+    def flow_to_client(self, size: int | None) -> None:
+        self.client.flow_to_client(size)
+
+    @precondition(connected)
+    @rule(
+        to_server=st.integers(0, 200),
+        to_client=st.integers(0, 200),
+        overlap=st.integers(0, 10),
+        announces=st.booleans(),
+        come_back=mostly,
+    )
+    def cut(self, to_server: int, to_client: int, overlap: int, announces: bool, come_back: bool) -> None:
+        self.client.cut(to_server, to_client)
+        self.daemon.overlap, self.daemon.announces = overlap, announces
+        if come_back and self.client.command.state is CommandState.DETACHED:
+            self.wait_until_due()
+            if self.wants_connection():
+                self.connect_and_settle()
+
+    @rule()
+    def settle(self) -> None:
+        """All arrives that is in flight. Then a kill that was asked for has arrived, and all input."""
+        self.client.settle()
+        client, daemon = self.client, self.daemon
+        if client.command.attached:
+            assert client.killed_at is None or daemon.kills > 0, "a kill was forgotten"
+            assert not client.input_closed or daemon.input_closed, "the end of input was forgotten"
+            assert client.input_due == daemon.input[len(daemon.input) - len(client.input_due) :], "input was forgotten"
+            client.input_due = []
+
+    # --- the clock ---------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0]))
+    def wait(self, seconds: float) -> None:
+        self.client.advance(seconds)
+
+    @rule(seconds=st.sampled_from([9.0, 29.0, 31.0]), answered=st.booleans())
+    def wait_long(self, seconds: float, answered: bool) -> None:
+        """With `answered` the network works meanwhile; else the peer is silent."""
+        for _ in range(8):
+            self.client.advance(seconds / 8)
+            if answered:
+                self.client.settle()
+
+    @precondition(lambda self: self.client.command.state in (CommandState.WAITING, CommandState.DETACHED))
+    @rule()
+    def wait_until_due(self) -> None:
+        self.client.advance(max(self.client.connect_at - self.client.now, 0.0))
+
+    # --- the caller --------------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> bool:
+        return not self.client.command.finished
+
+    @precondition(unfinished)
+    @rule(settled=st.booleans())
+    def kill(self, settled: bool) -> None:
+        self.client.kill()
+        if settled:
+            self.settle()
+
+    @precondition(unfinished)
+    @rule(padding=st.sampled_from(["", "é", "x" * 30, "x" * 90]))
+    def send_input(self, padding: str) -> None:
+        self.tokens += 1
+        self.client.send_input(f"{self.tokens} {padding}")
+
+    @precondition(unfinished)
+    @rule(really=st.integers(0, 7))
+    def close_input(self, really: int) -> None:
+        if really == 5 or self.client.input_closed:
+            self.client.close_input()
+
+    @precondition(unfinished)
+    @rule(really=seldom)
+    def release(self, really: bool) -> None:
+        if really:
+            self.client.act(lambda: self.client.command.release(self.client.now))
+            assert self.client.ended is None
+
+    @precondition(lambda self: self.client.command.finished)
+    @rule(limited=seldom, closed=seldom, settled=mostly)
+    def go_on(self, limited: bool, closed: bool, settled: bool) -> None:
+        """Attach again, with a new object, where the old one ended; or start anew, if there is nothing to attach to."""
+        old = self.client
+        if not self.daemon.spawns:
+            self.begin(limited, closed, settled)
+            return
+        reconnect = Reconnect(
+            command_id="c0", stdout_offset=old.position["stdout"], stderr_offset=old.position["stderr"]
+        )
+        self.client = self.daemon.client = ClientModel(reconnect, self.daemon.truth, now=old.now)
+        self.daemon.kills, self.daemon.input, self.daemon.input_closed = 0, [], False
+        self.connect_and_settle()
+
+    # --- what is always true -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_command_was_started_once(self) -> None:
+        assert self.daemon.spawns <= 1
+
+    @invariant()
+    def input_arrives_in_order_and_once(self) -> None:
+        numbers = [int(text.split()[0]) for text in self.daemon.input]
+        assert numbers == sorted(set(numbers))
+
+    @invariant()
+    def everything_is_bounded(self) -> None:
+        if hasattr(self, "client"):
+            self.client.check_bounds()
+            self.client.check_deadlines()
+
+    @invariant()
+    def an_exit_comes_after_all_output(self) -> None:
+        if hasattr(self, "client") and isinstance(self.client.ended, CommandExited):
+            assert self.client.ended.exit_code == self.daemon.exit_code
+            for stream in STREAMS:
+                assert self.client.position[stream] == len(self.daemon.truth.log[stream])
+
+
+TestCommandMachine = CommandMachine.TestCase
+TestCommandMachine.settings = settings(
+    CommandMachine.TestCase.settings, max_examples=3 * settings().max_examples, stateful_step_count=50
+)
