@@ -32,6 +32,10 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for when this is run as a script
+
+from tools.python_text import WIDTH, filled, import_block, layout, quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -42,7 +46,6 @@ OUTPUT = PACKAGE / "sync" / "_generated.py"
 BY_HAND = {"__init__.py", "_bridge.py", "_portal.py"}
 """What else lies in the output's folder."""
 
-WIDTH = 120
 HEADER = '''\
 """The sync clients: the async ones of `sandbox_aio.client`, with calls that block.
 
@@ -122,21 +125,23 @@ class Generator:
 
     # Names.
 
-    def need(self, node: ast.AST, *, runtime: bool = False) -> None:
-        """Import every name of this expression, for the program or only for its types."""
-        for part in ast.walk(node):
+    def need(self, *nodes: ast.AST, runtime: bool = False) -> None:
+        """Import every name of these expressions, for the program or only for its types."""
+        for part in itertools.chain.from_iterable(map(ast.walk, nodes)):
             if isinstance(part, ast.Name) and part.id in self.origins:
                 (self.runtime_imports if runtime else self.type_imports).add(self.origins[part.id])
 
-    def need_base(self, name: str) -> str:
+    def base(self, name: str) -> str:
+        """Import what all twins stand on."""
         self.runtime_imports.add(("sandbox_aio.sync._bridge", name))
         return name
 
     def imports(self) -> str:
         """The import block, in the order that isort gives it."""
+        own = {*self.twins, *self.twins.values()}
         runtime = {("__future__", "annotations"), ("typing", "TYPE_CHECKING")} | self.runtime_imports
         runtime |= {item for item in self.type_imports if item[0] == "typing"}
-        for_types = {item for item in self.type_imports - runtime if item[1] not in self.twins}
+        for_types = {item for item in self.type_imports - runtime if item[1] not in own}
         return import_block(runtime) + "\nif TYPE_CHECKING:\n" + re.sub("(?m)^(?=.)", "    ", import_block(for_types))
 
     # Types.
@@ -181,145 +186,122 @@ class Generator:
     def twin(self, node: ast.ClassDef) -> str:
         """The twin of a class."""
         own = methods(node)
-        self.need(ast.Name(node.name), runtime=True)
-        arguments = [node.name]
+        arguments: list[ast.expr] = [ast.Name(node.name)]
         if "next_batch" in own:
             base = "Batched"
-            item = not_none(own["__anext__"].returns)
-            self.need(item, runtime=True)
-            arguments.append(self.text(item))
-        elif "__aenter__" in own:
-            base = "Root" if node.name in self.rules["clients"] else "Managed"
+            arguments.append(not_none(own["__anext__"].returns))
+        elif node.name in self.rules["clients"]:
+            base = "Root"
         else:
-            base = "Twin"
-        lines = [f"class {self.twins[node.name]}({self.need_base(base)}[{', '.join(arguments)}]):"]
-        lines += self.docstring(
-            "\n\n".join(filter(None, [ast.get_docstring(node), self.rule("clients", node.name)])), 4
-        )
-        for member, after in itertools.pairwise([*node.body, ast.Pass()]):
-            lines += self.member(node, member, after)
+            base = "Managed" if "__aenter__" in own else "Twin"
+        self.need(*arguments, runtime=True)
+        lines = [f"class {self.twins[node.name]}({self.base(base)}[{', '.join(map(ast.unparse, arguments))}]):"]
+        paragraphs = filter(None, [ast.get_docstring(node), self.rule("clients", node.name)])
+        lines += self.docstring("\n\n".join(paragraphs), 4)
+        for member, words in with_words(node):
+            lines += self.member(node, member, words)
         return "\n".join(lines)
 
-    def member(self, owner: ast.ClassDef, node: ast.stmt, after: ast.stmt) -> list[str]:
+    def member(self, owner: ast.ClassDef, node: ast.stmt, words: str | None) -> list[str]:
         """The twin of one public member of a class, or nothing."""
-        if isinstance(node, ast.AnnAssign):
-            return self.field(owner, node, after)
         if not isinstance(node, Method):
-            return []
+            return self.field(owner, node, words)
         decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
         if node.name == "__init__":
-            fields = [
-                line for pair in itertools.pairwise([*node.body, ast.Pass()]) for line in self.field(owner, *pair)
-            ]
-            return (self.init(owner, node) if owner.name in self.rules["clients"] else []) + fields
+            lines = self.init(owner, node) if owner.name in self.rules["clients"] else []
+            return lines + [line for item in with_words(node) for line in self.field(owner, *item, of="self")]
         if node.name.startswith("_"):
             return []
-        if "property" in decorators:
+        if code := self.rule("verbatim", f"{owner.name}.{node.name}"):
+            return self.verbatim(code)
+        if decorators == {"property"}:
             return self.property(node)
-        if node.name == "to_sync":
-            return self.to_async(owner, node)
-        if "classmethod" in decorators:
-            return self.constructor(owner, node)
-        if decorators - {"overload"}:
-            raise GenerationError(f"{owner.name}.{node.name}: no rule for {sorted(decorators)}")
-        return self.method(owner, node, is_overload="overload" in decorators)
+        if decorators == {"overload"}:
+            self.runtime_imports.add(("typing", "overload"))
+            returns = self.text(self.result(node))
+            return self.function(node.name, self.parameters(node), returns, None, None, "overload")
+        if decorators:
+            raise GenerationError(f"{owner.name}.{node.name}: no rule for {decorators}")
+        return self.method(owner, node)
 
-    def field(self, owner: ast.ClassDef, node: ast.stmt, after: ast.stmt) -> list[str]:
-        """The twin of an annotated attribute of a class or of its instances; a string after it is its docstring."""
-        if not isinstance(node, ast.AnnAssign):
+    def field(self, owner: ast.ClassDef, node: ast.stmt, words: str | None, of: str = "") -> list[str]:
+        """The twin of an annotated attribute of a class, or of its instances, where it is one of `self`."""
+        if not isinstance(node, ast.AnnAssign | ast.Assign):
             return []
-        name = node.target.attr if isinstance(node.target, ast.Attribute) else name_of(node.target)
-        if name.startswith("_"):
+        path = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+        target, _, name = path.rpartition(".")
+        if target != of or name.startswith("_"):
             return []
-        words = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-        text = inspect.cleandoc(words) if isinstance(words, str) else None
+        if isinstance(node, ast.Assign):
+            if name not in {name_of(item.target) for item in owner.body if isinstance(item, ast.AnnAssign)}:
+                raise GenerationError(f"{owner.name}.{name} is public and has no annotation")
+            return []
         if name_of(node.annotation) == "ClassVar":
             lines = ["", f"    {name}: {self.text(node.annotation)} = {owner.name}.{name}"]
-            return lines + self.docstring(text, 4)
-        return self.same(name, node.annotation, text)
-
-    def same(self, name: str, annotation: ast.expr, words: str | None) -> list[str]:
-        """A property that gives what the async object has."""
-        lines = ["", "    @property", f"    def {name}(self) -> {self.text(annotation)}:"]
-        return [*lines, *self.docstring(words, 8), f"        return self._async.{name}"]
+            return lines + self.docstring(words, 4)
+        return self.function(name, ["self"], self.text(node.annotation), words, passing(name), "property")
 
     def property(self, node: Method) -> list[str]:
         """The twin of a property; one that can be awaited blocks."""
         returned = not_none(node.returns)
-        if names_in(returned) & set(self.twins):
-            raise GenerationError(f"the property {node.name} gives an async object: no rule")
-        words, awaited = ast.get_docstring(node), self.awaited(returned)
-        if awaited is None:
-            return self.same(node.name, returned, words)
-        head = ["", "    @property", f"    def {node.name}(self) -> {self.text(awaited)}:"]
-        getter = f"lambda: self._async.{node.name}"
-        return [*head, *self.docstring(words, 8), *self.body("call", [getter], awaited)]
+        awaited, body = self.awaited(returned), passing(node.name)
+        if awaited is not None:
+            body = self.body("call", [f"lambda: self._async.{node.name}"], awaited)
+        text = self.text(awaited or returned)
+        return self.function(node.name, ["self"], text, ast.get_docstring(node), body, "property")
 
     def init(self, owner: ast.ClassDef, node: Method) -> list[str]:
         """The constructor of a client."""
         self.type_imports.add(("sandbox_aio.sync._portal", "Portal"))
         parameters = [*self.parameters(node), "portal: Portal | None = None"]
-        return [
-            "",
-            *layout(4, "def __init__", parameters, " -> None:"),
-            *self.docstring(ast.get_docstring(node), 8),
-            *layout(8, f"client = {owner.name}", passed_on(node), ""),
-            "        super().__init__(client, portal)",
-        ]
+        body = [*layout(8, f"client = {owner.name}", passed_on(node)), "        super().__init__(client, portal)"]
+        return self.function("__init__", parameters, "None", ast.get_docstring(node), body)
 
-    def constructor(self, owner: ast.ClassDef, node: Method) -> list[str]:
-        """The twin of a class method that makes an object for a client."""
-        client = next(name for name, annotation in annotated(node) if name_of(annotation) in self.rules["clients"])
-        arguments = [f"{name}._async" if name == client else name for name in passed_on(node)]
-        lines = ["", "    @classmethod"]
-        lines += layout(4, f"def {node.name}", self.parameters(node), f" -> {self.text(not_none(node.returns))}:")
-        lines += self.docstring(ast.get_docstring(node), 8)
-        lines += layout(8, f"twin = {owner.name}.{node.name}", arguments, "")
-        return [*lines, f"        return cls({client}._bridge, twin)"]
+    def verbatim(self, code: str) -> list[str]:
+        """A method that the rules have as it is."""
+        node = ast.parse(code).body[0]
+        assert isinstance(node, ast.FunctionDef)
+        self.need(node.args, not_none(node.returns))
+        self.need(*node.body, runtime=True)
+        return ["", *textwrap.indent(code.strip(), "    ").splitlines()]
 
-    def to_async(self, owner: ast.ClassDef, node: Method) -> list[str]:
-        """The twin of `to_sync`: from here to there."""
-        originals = {twin: name for name, twin in self.twins.items()}
-        node = copy.deepcopy(node)
-        for part in ast.walk(node):
-            if isinstance(part, ast.Name):
-                part.id = originals.get(part.id, part.id)
-        names, self.twins = self.twins, {}
-        lines = [
-            "",
-            *layout(
-                4, f"def {(self.rule('renamed', node.name) or node.name)}", self.parameters(node), f" -> {owner.name}:"
-            ),
-        ]
-        lines += self.docstring(ast.get_docstring(node), 8)
-        self.twins = names
-        body = self.rule("to_async", owner.name) or ""
-        self.need(ast.parse(body), runtime=True)
-        return [*lines, *textwrap.indent(body.strip(), " " * 8).splitlines()]
-
-    def method(self, owner: ast.ClassDef, node: Method, *, is_overload: bool) -> list[str]:
+    def method(self, owner: ast.ClassDef, node: Method) -> list[str]:
         """The twin of a method."""
-        is_async = isinstance(node, ast.AsyncFunctionDef)
-        result = not_none(node.returns if is_async else self.awaited(node.returns) or node.returns)
-        name = self.rule("renamed", node.name) or node.name
-        lines = ["", "    @overload"] if is_overload else [""]
-        tail = f" -> {self.text(result)}:"
-        lines += layout(4, f"def {name}", self.parameters(node), f"{tail} ..." if is_overload else tail)
-        if is_overload:
-            self.runtime_imports.add(("typing", "overload"))
-            return lines
-        lines += self.docstring(ast.get_docstring(node), 8)
+        result, arguments = self.result(node), [f"self._async.{node.name}", *passed_on(node)]
+        callbacks = [f'"{name}"' for name, annotation in annotated(node) if self.callback(annotation)]
         if owner.name in self.rules["clients"] and node.name == "aclose":
-            return [*lines, "        with unframed:", "            self._bridge.close()"]
-        arguments = [f"self._async.{node.name}", *passed_on(node)]
-        if callbacks := [f'"{name}"' for name, annotation in annotated(node) if self.callback(annotation)]:
-            return lines + self.body("call_relaying", [f"[{', '.join(callbacks)}]", *arguments], result)
-        owning = not is_async and "__aexit__" in methods(self.classes.get(name_of(result)))
-        return lines + self.body("call_owning" if owning else "call", arguments, result)
+            body = ["        with unframed:", "            self._bridge.close()"]
+        elif callbacks:
+            body = self.body("call_relaying", [f"[{', '.join(callbacks)}]", *arguments], result)
+        elif isinstance(node, ast.FunctionDef) and "__aexit__" in methods(self.classes.get(name_of(result))):
+            body = self.body("call_owning", arguments, result)
+        else:
+            body = self.body("call", arguments, result)
+        name = self.rule("renamed", node.name) or node.name
+        return self.function(name, self.parameters(node), self.text(result), ast.get_docstring(node), body)
+
+    def result(self, node: Method) -> ast.expr:
+        """What the twin of a method returns."""
+        returned = not_none(node.returns)
+        return returned if isinstance(node, ast.AsyncFunctionDef) else self.awaited(returned) or returned
+
+    def function(
+        self,
+        name: str,
+        parameters: list[str],
+        returns: str,
+        words: str | None,
+        body: list[str] | None,
+        decorator: str = "",
+    ) -> list[str]:
+        """A function of a class; without a body it is an overload."""
+        lines = ["", f"    @{decorator}"] if decorator else [""]
+        lines += layout(4, f"def {name}", parameters, f" -> {returns}:" if body else f" -> {returns}: ...")
+        return [*lines, *self.docstring(words, 8), *(body or [])]
 
     def body(self, call: str, arguments: list[str], result: ast.expr) -> list[str]:
         """Call the async object by way of the bridge, and turn what comes into twins."""
-        self.need_base("unframed")
+        self.base("unframed")
         own = sorted(names_in(result) & set(self.twins))
         value, wrap = "", ""
         if own:
@@ -336,7 +318,7 @@ class Generator:
                 raise GenerationError(f"no rule for the result {ast.unparse(result)}")
         elif ast.unparse(result) != "None":
             value = "return "
-        lines = ["        with unframed:", *layout(12, f"{value}self._bridge.{call}", arguments, "")]
+        lines = ["        with unframed:", *layout(12, f"{value}self._bridge.{call}", arguments)]
         return [*lines, f"            return {wrap}"] if wrap else lines
 
     def parameters(self, node: Method) -> list[str]:
@@ -370,7 +352,7 @@ class Generator:
 
     def docstring(self, text: str | None, indent: int) -> list[str]:
         """A docstring, in the words of the twin."""
-        if text is None:
+        if not text:
             return []
         for name, twin in self.twins.items():
             text = re.sub(rf"\b{name}\b", twin, text)
@@ -378,29 +360,26 @@ class Generator:
             text, count = re.subn(pattern, replacement, text)
             self.used_rules |= {pattern} if count else set()
         pad, quotes = " " * indent, 'r"""' if "\\" in text else '"""'
-        lines = [f"{pad}{line}" if line else "" for line in rewrapped(text, WIDTH - indent)]
+        lines = [f"{pad}{line}" if line else "" for line in filled(text, WIDTH - indent)]
         lines[0] = f"{pad}{quotes}{lines[0].lstrip()}"
         return [*lines, f'{pad}"""'] if len(lines) > 1 else [f'{lines[0]}"""']
-
-
-def rewrapped(text: str, width: int) -> list[str]:
-    """The lines of a text; where one is too long, it is filled anew together with those that follow at its depth."""
-    lines, filled = text.splitlines(), list[str]()
-    while lines:
-        line = lines.pop(0)
-        if len(line) > width:
-            depth = line[: len(line) - len(line.lstrip())]
-            while lines and re.match(depth + r"\S", lines[0]):
-                line += " " + lines.pop(0).lstrip()
-            filled += textwrap.wrap(line, width, subsequent_indent=depth, break_on_hyphens=False)
-        else:
-            filled.append(line)
-    return filled
 
 
 def methods(node: ast.ClassDef | None) -> dict[str, Method]:
     """The functions of a class by name; of overloads the implementation."""
     return {} if node is None else {item.name: item for item in node.body if isinstance(item, Method)}
+
+
+def with_words(node: ast.ClassDef | Method) -> Iterator[tuple[ast.stmt, str | None]]:
+    """The statements of a body, each with the string that follows it, the docstring of an attribute."""
+    for statement, after in itertools.pairwise([*node.body, ast.Pass()]):
+        words = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        yield statement, inspect.cleandoc(words) if isinstance(words, str) else None
+
+
+def passing(name: str) -> list[str]:
+    """The body of a property that gives what the async object has."""
+    return [f"        return self._async.{name}"]
 
 
 def name_of(node: ast.expr | None) -> str:
@@ -433,53 +412,6 @@ def passed_on(node: Method) -> list[str]:
     """The arguments by which a twin calls its original."""
     keywords = [f"{item.arg}={item.arg}" for item in node.args.kwonlyargs]
     return [*(item.arg for item in node.args.args[1:]), *keywords]
-
-
-def quoted(text: str) -> str:
-    """The text of an expression, with the quotes that the formatter prefers."""
-    return re.sub(r"'([^'\"\\]*)'", r'"\1"', text)
-
-
-def layout(indent: int, head: str, items: list[str], tail: str) -> list[str]:
-    """`head(items)tail` on one line, or with the items on a line of their own, or with a line for each."""
-    pad = " " * indent
-    if len(line := f"{pad}{head}({', '.join(items)}){tail}") <= WIDTH:
-        return [line]
-    if len(line := f"{pad}    {', '.join(items)}") <= WIDTH:
-        return [f"{pad}{head}(", line, f"{pad}){tail}"]
-    return [f"{pad}{head}(", *(f"{pad}    {item}," for item in items), f"{pad}){tail}"]
-
-
-def import_block(items: Iterable[tuple[str, str]]) -> str:
-    """The lines that import these names from these modules ("": the module itself), sorted as isort does."""
-    names: dict[str, list[str]] = {}
-    for module, name in items:
-        names.setdefault(module, []).append(name)
-    text, section = "", 0
-    for module in sorted(names, key=section_of):
-        gap = "\n" if text and section != section_of(module)[0] else ""
-        section = section_of(module)[0]
-        listed = sorted(names[module], key=lambda name: (not name.isupper(), not name[:1].isupper(), name))
-        line = f"from {relative(module)} import {', '.join(listed)}" if listed != [""] else f"import {module}"
-        if len(line) > WIDTH - 4:
-            line = f"from {relative(module)} import (\n" + "".join(f"    {name},\n" for name in listed) + ")"
-        text += f"{gap}{line}\n"
-    return text
-
-
-def section_of(module: str) -> tuple[int, str]:
-    """The section of the import block that a module belongs to, and its place there."""
-    if relative(module).startswith("."):
-        return 3, module.replace("sandbox_aio.sync", "~")
-    first = module.partition(".")[0]
-    return (0 if first == "__future__" else 1 if first in sys.stdlib_module_names else 2), module
-
-
-def relative(module: str) -> str:
-    """The module's name as the output writes it."""
-    if module.startswith("sandbox_aio.sync."):
-        return module.removeprefix("sandbox_aio.sync")
-    return "." + module.removeprefix("sandbox_aio") if module.startswith("sandbox_aio.") else module
 
 
 def generator_for(paths: Iterable[Path], package: str) -> Generator:

@@ -319,7 +319,7 @@ class AsyncSandboxClient:
     """
 
     def __init__(self, *, api_endpoint: str | None = None, timeout: float = 10.0) -> None:
-        self.api_endpoint = api_endpoint
+        self.api_endpoint: str | None = api_endpoint
         self.log: list[str] = []
         self.fills: int = 0
         self._closed = False

@@ -87,11 +87,21 @@ class SandboxClient(Root[AsyncSandboxClient]):
         )
         super().__init__(client, portal)
 
-    def to_async(self) -> AsyncSandboxClient:
-        """A client with the same settings for programs with an event loop. Close both.
+    @property
+    def api_endpoint(self) -> str:
+        """The URL that the paths of the API follow. The endpoint `local` becomes one when its server has started.
 
-        With the endpoint `local`, it uses the server of this client if that runs by now, and else starts its own.
+        With `api_key` it is all that a client in another process needs to reach the same sandboxes.
         """
+        return self._async.api_endpoint
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that is sent with every call; that of the embedded server is made by it."""
+        return self._async.api_key
+
+    def to_async(self) -> AsyncSandboxClient:
+        """A client with the same settings for programs with an event loop. Close both."""
         return AsyncSandboxClient(**self._async._service.settings)
 
     def close(self) -> None:
@@ -584,8 +594,7 @@ class Sandbox(Managed[AsyncSandbox]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], client: SandboxClient, auto_delete: bool = False) -> Sandbox:
         """Make an object of the service's JSON. With `auto_delete`, `with` deletes the sandbox."""
-        twin = AsyncSandbox.from_dict(data, client._async, auto_delete)
-        return cls(client._bridge, twin)
+        return cls(client._bridge, AsyncSandbox.from_dict(data, client._async, auto_delete))
 
     def to_async(self, *, client: AsyncSandboxClient | None = None) -> AsyncSandbox:
         """The same sandbox for programs with an event loop.
