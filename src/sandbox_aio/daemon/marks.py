@@ -114,7 +114,7 @@ class TreeKiller:
         until = time.monotonic() + KILL_SECONDS
         clean = 0
         while clean < 2 and time.monotonic() < until:
-            found = [pid for pid, value in _limits() if self._floor < value < self._top]
+            found = [pid for pid, value in _limits() if self._floor < value < self._top and _lives(pid)]
             for pid in found:
                 _signal(pid, signal.SIGKILL)
             clean = 0 if found else clean + 1
@@ -144,7 +144,7 @@ class TreeKiller:
         for tree in trees:
             members = found[tree.mark.value]
             members += [pid for pid in strangers if _belongs(pid, tree.mark, members)]
-            self._strike(tree, members)
+            self._strike(tree, [pid for pid in members if _lives(pid)])
 
     def _strike(self, tree: _Wanted, members: list[int]) -> None:
         tree.passes += 1
@@ -160,7 +160,7 @@ class TreeKiller:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Yield every other process that lives, and its hard limit, if it has one. Zombies have none."""
+    """Yield every other process, zombies too, and its hard limit, if it has one."""
     own = os.getpid()
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) not in (own, 1):
@@ -191,9 +191,20 @@ def _limit(pid: int) -> int | None:
     return int(hard) if hard.isdigit() else None
 
 
+def _lives(pid: int) -> bool:
+    """Whether a process is more than a zombie that waits for its parent. Threads can outlive the first one."""
+    fields = _status(pid)
+    return len(fields) > 17 and (fields[0] not in (b"Z", b"X") or int(fields[17]) > 1)
+
+
+def _status(pid: int) -> list[bytes]:
+    """Return the fields of `/proc/<pid>/stat` from the state on; none if there is no such process."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
 def _belongs(pid: int, mark: CommandMark, members: list[int]) -> bool:
     """Whether a process that set the limit itself is of this command: by session, group, parent or environment."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split(None, 4)
+    fields = _status(pid)
     if len(fields) < 4:
         return False
     parent, group, session = (int(field) for field in fields[1:4])
