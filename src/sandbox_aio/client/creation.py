@@ -20,15 +20,19 @@ from ..errors import (
     ResourceNotFoundError,
     SandboxAuthenticationError,
     SandboxClientError,
+    SandboxConnectionError,
     SandboxRetryableConnectionError,
     ValidationError,
 )
 from ..models import SandboxRecord
 from ..protocol.http_requests import BoxOptions, ControlPlane
 from .ids import new_sandbox_name
+from .waiting import wait_until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from ..protocol.http_call import HttpCall
 
 __all__ = ["CLEAN_UP_SECONDS", "Creation", "delete_quietly"]
 
@@ -37,6 +41,7 @@ CLEAN_UP_SECONDS = 5.0
 _ANSWER_SECONDS = 3.0
 """How much of it the answer to the creation may take."""
 _LOOK_AGAIN_SECONDS = 0.1
+_POLL_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +69,10 @@ class Creation:
     timeout: float
     """How long the server may wait for the sandbox to be ready, in seconds."""
     _patience: anyio.CancelScope = attrs.field(init=False, factory=lambda: anyio.CancelScope(shield=True))
-    _answered: anyio.Event = attrs.field(init=False, factory=anyio.Event)
+    _over: anyio.Event = attrs.field(init=False, factory=anyio.Event)
     _record: SandboxRecord | None = attrs.field(init=False, default=None)
     _error: Exception | None = attrs.field(init=False, default=None)
+    _was_missing: bool = attrs.field(init=False, default=False)
 
     async def run(self) -> SandboxRecord:
         """Make the sandbox.
@@ -78,7 +84,7 @@ class Creation:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send, name)
-                await self._wait_for_answer()
+                await self._wait()
         except anyio.get_cancelled_exc_class():
             await self._undo(name, self._patience.deadline - _ANSWER_SECONDS + CLEAN_UP_SECONDS)
             raise
@@ -89,9 +95,9 @@ class Creation:
         assert self._record is not None
         return self._record
 
-    async def _wait_for_answer(self) -> None:
+    async def _wait(self) -> None:
         try:
-            await self._answered.wait()
+            await self._over.wait()
         except anyio.get_cancelled_exc_class():
             self._patience.deadline = anyio.current_time() + _ANSWER_SECONDS
             raise
@@ -106,10 +112,27 @@ class Creation:
                 timeout=self.timeout,
             )
             try:
-                self._record = await self.http.call(call, self.headers)
+                self._record = await self._make(name, call)
             except Exception as error:
                 self._error = error
-        self._answered.set()
+        self._over.set()
+
+    async def _make(self, name: str, call: HttpCall[SandboxRecord]) -> SandboxRecord:
+        """Send the creation. If a name of ours is taken, an attempt whose answer was lost took it."""
+        try:
+            return await self.http.call(call, self.headers)
+        except ResourceAlreadyExistsError:
+            if self.name is not None:
+                raise
+        if self.wait_for_ready:
+            await wait_until_ready(
+                lambda: self.http.call(self.control.box_status(name), self.headers),
+                what="sandbox",
+                name=name,
+                timeout=self.timeout,
+                poll_interval=_POLL_SECONDS,
+            )
+        return await self.http.call(self.control.get_box(name), self.headers)
 
     async def _undo(self, name: str, deadline: float) -> None:
         if isinstance(self._error, _NOTHING_WAS_MADE):
@@ -120,19 +143,26 @@ class Creation:
                     await anyio.sleep(_LOOK_AGAIN_SECONDS)
             except SandboxClientError as error:
                 _log.warning("the sandbox %r may be left behind: %s", name, error)
-        if scope.cancelled_caught and self._record is not None:
-            _log.warning("the sandbox %r may be left behind: its deletion was not answered in time", name)
+        if scope.cancelled_caught:
+            _log.warning("the sandbox %r may be left behind: it could not be deleted in time", name)
+
+    @property
+    def _answered(self) -> bool:
+        """Whether the server is done with our request."""
+        error = self._error
+        return self._record is not None or (error is not None and not isinstance(error, SandboxConnectionError))
 
     async def _deleted(self, name: str) -> bool:
         """Delete the sandbox; false if the server may still be about to make it."""
         try:
-            if self._record is None and self.name is not None:
+            if self._record is None and self.name is not None and not self._was_missing:
                 status = await self.http.call(self.control.box_status(name), self.headers)
                 if status.status != "provisioning":
-                    return True  # It was there before: our request would have made it provisioning.
+                    return True  # A stranger's, from before: ours would still be provisioning.
             await self.http.call(self.control.delete_box(name), self.headers)
         except ResourceNotFoundError:
-            return self._answered.is_set()
+            self._was_missing = True
+            return self._answered
         return True
 
 
@@ -149,4 +179,4 @@ async def delete_quietly(delete: Callable[[], Awaitable[None]], name: str) -> No
         except SandboxClientError as error:
             _log.warning("the sandbox %r may be left behind: %s", name, error)
     if scope.cancelled_caught:
-        _log.warning("the sandbox %r may be left behind: its deletion was not answered in time", name)
+        _log.warning("the sandbox %r may be left behind: it could not be deleted in time", name)

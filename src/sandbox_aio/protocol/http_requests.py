@@ -21,6 +21,8 @@ from .http_errors import create_error, list_error, resource_error, update_error
 __all__ = ["BoxOptions", "ControlPlane", "box_changes", "run_config_payload"]
 
 _CONTROL_TIMEOUT = 10.0
+_CREATE_MARGIN = 30.0
+"""Seconds that a creation may take on top of what the server was told to wait."""
 
 
 @attrs.frozen(kw_only=True)
@@ -101,7 +103,7 @@ class ControlPlane:
             method="POST",
             url=f"{self.url}/boxes",
             read=read,
-            timeout=(timeout if wait_for_ready else 0) + 30,
+            timeout=(timeout if wait_for_ready else 0) + _CREATE_MARGIN,
             resend=Resend.ALWAYS if name_is_unique else Resend.IF_REFUSED,
             **json_body(payload),
         )
