@@ -126,6 +126,7 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._ahead = 0
         self._discarding = False
+        self._unasked = False  # whether the client waits for a sign to send its body
         self._more = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -180,7 +181,8 @@ class HttpConnection(asyncio.Protocol):
 
     async def read_body(self) -> AsyncIterator[bytes]:
         """Yield the rest of the body of the request that is being served."""
-        if self._h11.they_are_waiting_for_100_continue:
+        if self._unasked:
+            self._unasked = False
             await self.send(h11.InformationalResponse(status_code=100, headers=[]))
         while self._h11.their_state is h11.SEND_BODY:
             event = await self._next_event()
@@ -226,6 +228,7 @@ class HttpConnection(asyncio.Protocol):
                 event = await self._next_event()
         except TimeoutError:
             return None
+        self._unasked = self._h11.they_are_waiting_for_100_continue
         return event if isinstance(event, h11.Request) else None
 
     def _authenticate(self, exchange: Exchange) -> None:
@@ -246,7 +249,6 @@ class HttpConnection(asyncio.Protocol):
         """Hand the connection over, together with what came behind the request."""
         async for _ in self.read_body():
             raise Fault(400, "InvalidRequest", "a request for a websocket has no body")
-        await self._next_event()  # h11 pauses: what follows is not HTTP
         try:
             websocket = WebSocket.accept(
                 headers=list(request.headers),
@@ -263,12 +265,13 @@ class HttpConnection(asyncio.Protocol):
 
     async def _is_reusable(self) -> bool:
         """Read what is left of the request; return whether another may follow."""
+        if self._unasked:  # the client may send the body or not: nobody can tell what follows
+            return False
         left = _DISCARD_BYTES
-        if not self._h11.they_are_waiting_for_100_continue:
-            async for data in self.read_body():
-                left -= len(data)
-                if left < 0:
-                    break
+        async for data in self.read_body():
+            left -= len(data)
+            if left < 0:
+                break
         if self._h11.their_state is h11.SEND_BODY:
             await self._linger()
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
