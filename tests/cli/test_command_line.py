@@ -35,7 +35,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["run"], ["serve", "--port", "many"], ["serve", "--log-level", "loud"], ["serve", "x"]]
+    "arguments",
+    [
+        ["run", "--tty", "--"],
+        ["serve", "--", "x"],
+        [],
+        ["fly"],
+        ["run"],
+        ["serve", "--port", "many"],
+        ["serve", "--log-level", "loud"],
+        ["serve", "x"],
+    ],
 )
 def test_a_wrong_command_line_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

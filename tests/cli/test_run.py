@@ -51,8 +51,8 @@ def test_streams_and_exit_code_are_the_commands() -> None:
 
 
 def test_arguments_environment_and_directory() -> None:
-    done = run("--env", "A=it's b", "--cwd", "/tmp", "--", "sh", "-c", 'echo "$A" "$1" "$PWD"', "x", "a  b")
-    assert (done.returncode, done.stdout) == (0, b"it's b a  b /tmp\n")
+    done = run("--env", "A=it's b", "--cwd", "/tmp", "--", "sh", "-c", 'echo "$A" "$@" "$PWD"', "x", "a  b", "--", "-c")
+    assert (done.returncode, done.stdout) == (0, b"it's b a  b -- -c /tmp\n")
 
 
 def test_stdin_reaches_the_command_with_its_end() -> None:

@@ -103,7 +103,8 @@ class Daemon:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER)
         request = await next_event(connection, reader)
-        assert isinstance(request, h11.Request)
+        if not isinstance(request, h11.Request):
+            return
         if self.answer is not None:
             await self.answer(reader, writer, connection, request)
             return

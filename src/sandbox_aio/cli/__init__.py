@@ -15,11 +15,28 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 2 for a wrong command line, 1 for what cannot be done."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Split here: versions of argparse differ in what they do to a second "--", which is the command's.
+    options, dashes, command = _partition(words)
+    parser = _parser()
+    arguments = parser.parse_args(options)
+    if arguments.action is _run:
+        arguments.command += command
+        if not arguments.command:
+            parser.error("run: the command is missing")
+    elif dashes:
+        parser.error("only run takes a command after --")
     try:
         return int(arguments.action(arguments))
     except KeyboardInterrupt:
         return 130
+
+
+def _partition(words: list[str]) -> tuple[list[str], bool, list[str]]:
+    if "--" not in words:
+        return words, False, []
+    position = words.index("--")
+    return words[:position], True, words[position + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +91,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--tty", action="store_true", help="give the command a terminal")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable; repeatable")
     add("--cwd", metavar="DIR", help="where the command runs")
-    add("command", nargs="+", metavar="COMMAND", help="one word: a shell command line; several: a program's arguments")
+    add("command", nargs="*", metavar="COMMAND", help="one word: a shell command line; several: a program's arguments")
     parser.set_defaults(action=_run)
 
 

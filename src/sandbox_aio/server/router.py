@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -126,6 +127,7 @@ class Router:
             stream.write(head + fields + b"\r\n" + OVERLOADED.body())
             stream.close()
             return
+        _notice_dead_peers(stream.transport.get_extra_info("socket"))
         connection = PublicConnection(stream, self._handle, scheme=self._scheme)
         task = asyncio.get_running_loop().create_task(connection.serve())
         self._connections[task] = connection
@@ -169,6 +171,13 @@ class Router:
     def _note_idle(self) -> None:
         if not self._connections and not self._splices:
             self._idle.set()
+
+
+def _notice_dead_peers(connection: socket.socket) -> None:
+    """Have the system probe a silent peer: one that vanished without a word then counts as detached in two minutes."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _obituary(why: Literal["stopped", "deleted"]) -> str:

@@ -149,8 +149,9 @@ async def serve(
     """Serve until `until` is set, or without it until SIGTERM or SIGINT. Raises ServeError when it cannot begin."""
     server = Server(config, runtime if runtime is not None else make_runtime(config))
     end = until if until is not None else _on_signals()
-    on_ready(await server.open())
+    ready = await server.open()
     try:
+        on_ready(ready)
         await end.wait()
     finally:
         await asyncio.shield(server.aclose())
