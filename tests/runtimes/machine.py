@@ -1,4 +1,6 @@
-"""A runtime driven from plain tests: an event loop of its own in a thread, and sandboxes that run a shell command each time."""
+"""A runtime driven from plain tests: an event loop of its own in a thread, and sandboxes that run a shell command
+each time.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The least daemon: it runs one command for each connection, and nothing else.
 
-A request is one line of JSON, `{"argv": [...], "env": {...}, "detach": bool}`; the answer is one line, `{"code": n, "output": text}`.
-`{"import": name}`, `{"describe": true}` and `{"exit": n}` are answered by process 1 itself.
+A request is one line of JSON, `{"argv": [...], "env": {...}, "detach": bool}`; the answer is one line, `{"code": n,
+"output": text}`. `{"import": name}`, `{"describe": true}` and `{"exit": n}` are answered by process 1 itself.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 
 def run(listener: socket.socket, config: dict[str, Any]) -> None:

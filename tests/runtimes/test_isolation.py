@@ -101,10 +101,10 @@ def test_capabilities_are_few_and_cannot_grow(box: Sandbox) -> None:
 
 
 def test_only_these_file_systems_are_mounted(box: Sandbox) -> None:
-    mounts = {}
+    mounts: dict[str, tuple[str, set[str]]] = {}
     for line in box.sh("cat /proc/self/mounts").splitlines():
-        _, point, kind, options, *_ = line.split(" ")
-        mounts[point] = (kind, set(options.split(",")))
+        words = line.split(" ")
+        mounts[words[1]] = (words[2], set(words[3].split(",")))
     assert {"/", "/usr", "/dev", "/dev/pts", "/dev/shm", "/proc", "/proc/sys"} <= set(mounts)
     for point, (kind, options) in mounts.items():
         assert kind in ("overlay", "proc", "tmpfs", "devtmpfs", "devpts", "ext4", "xfs", "btrfs"), point
@@ -151,14 +151,18 @@ def test_sys_is_a_plain_directory(box: Sandbox) -> None:
 
 def test_nothing_can_be_imported_once_the_daemon_runs(sandbox: Sandbox) -> None:
     """Whatever is found in the file system by then is the sandbox's own."""
-    sandbox.sh("mkdir -p /tmp/x && echo 'print(1)' > /tmp/x/evil.py && cp /tmp/x/evil.py /evil.py && cp /evil.py /usr/lib")
+    sandbox.sh(
+        "mkdir -p /tmp/x && echo 'print(1)' > /tmp/x/evil.py && cp /tmp/x/evil.py /evil.py && cp /evil.py /usr/lib"
+    )
     assert sandbox.ask(describe=True)["path"] == []
     for module in ("evil", "colorsys", "sndhdr", "xxlimited", "antigravity"):
         assert sandbox.ask(**{"import": module}) == {"code": 1, "output": f"No module named {module!r}"}
 
 
 def test_the_daemon_holds_no_descriptor_of_the_host(box: Sandbox) -> None:
-    """stdin, stdout and stderr; the zygote's socket; the listener; the connection with its file; the directory being read."""
+    """stdin, stdout and stderr; the zygote's socket; the listener; the connection with its file; the directory being
+    read.
+    """
     assert len(box.ask(describe=True)["descriptors"]) <= 8
     assert box.sh("ls /proc/self/fd").split() == ["0", "1", "2", "3"]
 
@@ -179,7 +183,9 @@ def test_limits_that_need_no_privilege_are_set(box: Sandbox) -> None:
 
 
 def test_files_are_changed_in_the_sandbox_and_nowhere_else(sandbox: Sandbox, machine: Machine) -> None:
-    sandbox.sh("echo mine > /etc/motd; echo mine > /usr/bin/only-here; rm /etc/profile; rm /usr/bin/yes; mkdir /usr/new")
+    sandbox.sh(
+        "echo mine > /etc/motd; echo mine > /usr/bin/only-here; rm /etc/profile; rm /usr/bin/yes; mkdir /usr/new"
+    )
     assert sandbox.attempt("test -e /etc/profile -o -e /usr/bin/yes")[0] == 1
     assert not Path("/usr/bin/only-here").exists()
     assert Path("/usr/bin/yes").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from pathlib import Path
@@ -28,7 +29,9 @@ def test_the_snapshot_host_is_offered(machine: Machine) -> None:
 
 
 def test_a_sandbox_keeps_its_files_when_it_is_stopped_and_started(sandbox: Sandbox, machine: Machine) -> None:
-    sandbox.sh("echo kept > /home/user/file; rm /usr/bin/yes; mkdir -p /opt/new/deep; nohup sleep 1000 >/dev/null 2>&1 &")
+    sandbox.sh(
+        "echo kept > /home/user/file; rm /usr/bin/yes; mkdir -p /opt/new/deep; nohup sleep 1000 >/dev/null 2>&1 &"
+    )
     machine.run(machine.runtime.stop(sandbox.id))
     assert machine.run(machine.runtime.address(sandbox.id)) is None
     assert [status.state for status in machine.run(machine.runtime.list()) if status.id == sandbox.id] == ["stopped"]
@@ -160,14 +163,11 @@ def test_a_long_state_directory_has_its_sockets_elsewhere(tmp_path: Path) -> Non
 
 
 def test_the_umask_of_the_server_does_not_show_inside(tmp_path: Path) -> None:
-    import os
-
     before = os.umask(0o077)
     try:
         with machine(tmp_path / "state") as made, made.sandbox() as sandbox:
-            assert sandbox.sh("umask; stat -c %a / /usr /etc /tmp /etc/hosts /etc/passwd /opt/venv/bin/pip").split() == [
-                "0022", "755", "755", "755", "1777", "644", "644", "755",
-            ]  # fmt: skip
+            modes = sandbox.sh("umask; stat -c %a / /usr /etc /tmp /etc/hosts /etc/passwd /opt/venv/bin/pip")
+            assert modes.split() == ["0022", "755", "755", "755", "1777", "644", "644", "755"]
     finally:
         os.umask(before)
 

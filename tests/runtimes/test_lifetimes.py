@@ -105,7 +105,9 @@ def test_daemons_die_with_an_ephemeral_zygote(tmp_path: Path) -> None:
         assert ask(address, argv=["true"])["code"] == 0
 
 
-def test_server_and_zygote_killed_together_leave_no_process_and_the_next_server_removes_the_rest(tmp_path: Path) -> None:
+def test_server_and_zygote_killed_together_leave_no_process_and_the_next_server_removes_the_rest(
+    tmp_path: Path,
+) -> None:
     state = tmp_path / "state"
     with owner(state, "ephemeral") as (pid, _):
         daemons, zygote = daemons_of(state), zygote_of(state)

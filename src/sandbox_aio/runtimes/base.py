@@ -1,8 +1,8 @@
 """The interface between the server and whatever makes sandboxes.
 
-A runtime makes, starts, stops, destroys and lists sandboxes and tells where a sandbox's daemon listens. Commands, files and ports
-are not its business: those go to the daemon. Nothing here is a descriptor or a process id, so that the same interface
-fits a runtime on another machine.
+A runtime makes, starts, stops, destroys and lists sandboxes and tells where a sandbox's daemon listens. Commands,
+files and ports are not its business: those go to the daemon. Nothing here is a descriptor or a process id, so that the
+same interface fits a runtime on another machine.
 
 Every method may be called again after a crash of its caller: `create`, `stop` and `destroy` are idempotent by id.
 """

@@ -1,8 +1,8 @@
 """Limits of memory and processor time, by control groups.
 
-Moving a process into a control group takes about 11 ms on an idle machine, so only a sandbox that asks for a limit gets one.
-Each limited sandbox has a group of its own below the group that this process is in, so that a limit around the whole server
-still holds. Version 2 is used where it has the controller, else version 1.
+Moving a process into a control group takes about 11 ms on an idle machine, so only a sandbox that asks for a limit
+gets one. Each limited sandbox has a group of its own below the group that this process is in, so that a limit around
+the whole server still holds. Version 2 is used where it has the controller, else version 1.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _candidates(own: list[_Own], controller: str) -> list[tuple[Version, Path]]:
 
 
 def _make_parent(group: Path, tag: str, controller: str, version: Version) -> Path:
-    """Make the group `tag` below ours, with `controller` at work in its children. Raises OSError if that is not allowed."""
+    """Make the group `tag` below ours, with `controller` at work in its children. Raises OSError."""
     parent = group / tag
     if version == "cgroup1":
         parent.mkdir(exist_ok=True)
@@ -201,7 +201,8 @@ def _make_parent(group: Path, tag: str, controller: str, version: Version) -> Pa
 def _enable(group: Path, controller: str) -> None:
     """Hand `controller` on to the children of `group`.
 
-    A group that hands controllers on may hold no process of its own, except the root, so this process moves into a leaf.
+    A group that hands controllers on may hold no process of its own, except the root, so this process moves into a
+    leaf.
     """
     switch = group / "cgroup.subtree_control"
     if controller in switch.read_text().split():

@@ -1,9 +1,9 @@
 """What a fork of the zygote does until it is a daemon.
 
-Two processes share the work. The *usher* is the zygote's child: it enters new namespaces, has its ids mapped, forks the
-*init*, and leaves. The init is process 1 of the sandbox. Until here, all sandboxes are alike, so an init can be prepared
-before it is wanted. Once it is told which sandbox it is, it mounts that sandbox's files, enters them, gives up every
-privilege that reaches outside, and becomes the daemon.
+Two processes share the work. The *usher* is the zygote's child: it enters new namespaces, has its ids mapped, forks
+the *init*, and leaves. The init is process 1 of the sandbox. Until here, all sandboxes are alike, so an init can be
+prepared before it is wanted. Once it is told which sandbox it is, it mounts that sandbox's files, enters them, gives
+up every privilege that reaches outside, and becomes the daemon.
 
 Both report to the zygote over one socket; a stage that fails is named there, and then the process ends.
 
@@ -183,7 +183,7 @@ class _Child:
                 os._exit(0)
 
     def wait_for_plan(self) -> bool:
-        """Wait, for as long as it takes, to hear which sandbox this is; return whether there is to be a daemon in it."""
+        """Wait, for as long as it takes, to hear which sandbox this is; return whether it gets a daemon."""
         self._stage = "wait for the plan"
         self._channel.settimeout(None)
         plan, (self._listener, self._config) = self._expect("plan")
@@ -208,7 +208,7 @@ class _Child:
         )
 
     def become_daemon(self, entry: DaemonEntry) -> None:
-        """Read the configuration, which the zygote never saw, since its memory is copied into every sandbox; then serve."""
+        """Read the configuration, which went past the zygote, and serve."""
         self._stage = "read the daemon's configuration"
         with open(self._config, "rb", buffering=0) as file:
             config: dict[str, Any] = json.loads(file.readall())

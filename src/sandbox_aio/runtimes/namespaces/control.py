@@ -36,7 +36,8 @@ def send(channel: socket.socket, message: Message, descriptors: list[int] | None
 def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
     """Return the next message and its descriptors, which are close-on-exec and now the caller's; None at end of file.
 
-    Raises MessageError for anything that is not a JSON object, BlockingIOError on a non-blocking socket with nothing to read.
+    Raises MessageError for anything that is not a JSON object, BlockingIOError on a non-blocking socket with nothing
+    to read.
     """
     space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
     data, ancillary, flags, _ = channel.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)

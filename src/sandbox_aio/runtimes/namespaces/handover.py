@@ -23,7 +23,7 @@ LISTEN_BACKLOG: Final = 4096
 
 @contextlib.contextmanager
 def listener(path: Path) -> Iterator[int]:
-    """Yield a descriptor that listens on `path`, for this user alone. The path stays, and whoever has inherited it listens on.
+    """Yield a descriptor that listens on `path`, for this user alone. Who has inherited it listens on afterwards.
 
     It is bound here, outside of every namespace of the sandbox, so connections wait in its queue from now on.
     """
@@ -39,7 +39,8 @@ def listener(path: Path) -> Iterator[int]:
 def configuration(spec: SandboxSpec) -> Iterator[int]:
     """Yield a descriptor from which the daemon reads its configuration, JSON.
 
-    It goes past the zygote, whose memory is copied into every sandbox: a secret that it had read, all of them would have.
+    It goes past the zygote, whose memory is copied into every sandbox: a secret that it had read, all of them would
+    have.
     """
     content = {
         "sandbox_id": spec.id,

@@ -26,8 +26,8 @@ logger = logging.getLogger("sandbox_aio.runtimes")
 class ZygoteKeeper:
     """Keeps one zygote for a state directory whose lock this process holds.
 
-    `on_exit` is called with a sandbox's id and a reason when it ends by itself, `on_loss` when the zygote ends by itself. The
-    next request for the client then starts another.
+    `on_exit` is called with a sandbox's id and a reason when it ends by itself, `on_loss` when the zygote ends by
+    itself. The next request for the client then starts another.
     """
 
     def __init__(
@@ -95,7 +95,9 @@ class ZygoteKeeper:
         return None
 
     async def end(self) -> None:
-        """End the zygote and all sandboxes."""
+        """End the zygote and all sandboxes, also when the connection to it is lost."""
+        if self._client is None and (connection := zygote_client.connect(self._state.control_socket)) is not None:
+            self._client = ZygoteClient(connection, self._on_exit, self._lost)
         if self._client is not None:
             with contextlib.suppress(RuntimeFailure):
                 await self._client.request("shutdown")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .plan import Overlay
 
-__all__ = ["mount_dev", "enter", "make_private", "mount_overlays", "mount_proc", "protect_proc"]
+__all__ = ["enter", "make_private", "mount_dev", "mount_overlays", "mount_proc", "protect_proc"]
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS: Final = (
@@ -66,8 +66,9 @@ def make_private() -> None:
 def mount_overlays(overlays: Sequence[Overlay], layers: Sequence[Sequence[int]]) -> None:
     """Mount every overlay on `root` and below it; `layers` holds the detached mounts of each, topmost first.
 
-    An overlay's lower directories must be mounted somewhere in this namespace. They are attached right where the overlay will
-    cover them, and named through their descriptors, so neither their host paths nor a mount point of their own is needed.
+    An overlay's lower directories must be mounted somewhere in this namespace. They are attached right where the
+    overlay will cover them, and named through their descriptors, so neither their host paths nor a mount point of
+    their own is needed.
     """
     for overlay, trees in zip(overlays, layers, strict=True):
         target = os.path.join("root", overlay.target) if overlay.target else "root"

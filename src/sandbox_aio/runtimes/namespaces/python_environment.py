@@ -1,7 +1,7 @@
-"""A `python`, `python3` and `pip` for sandboxes on the host's own interpreter, laid out by hand as a virtual environment.
+"""A virtual environment, laid out by hand, for `python`, `python3` and `pip` on the host's interpreter.
 
-In a virtual environment pip installs without asking whether the system's packages are managed by somebody else, and does not need
-to write to /usr; with the system's packages visible, what the host has installed is there as well.
+In a virtual environment pip installs without asking whether the system's packages are managed by somebody else, and
+does not need to write to /usr; with the system's packages visible, what the host has installed is there as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PIP_SCRIPT: Final = (
 
 
 def system_interpreter() -> Path | None:
-    """Return the interpreter that a sandbox will have: a real file below /usr such as /usr/bin/python3.11; None if there is none."""
+    """Return the interpreter that a sandbox will have, a file such as /usr/bin/python3.11, or None."""
     for candidate in _CANDIDATES:
         real = Path(os.path.realpath(candidate))
         if real.is_relative_to("/usr") and os.access(real, os.X_OK) and re.fullmatch(r"python3\.\d+", real.name):

@@ -1,8 +1,9 @@
 """Removing a directory tree that a stranger has filled.
 
-The tree may be deeper than the recursion limit, than PATH_MAX and than the number of descriptors, and may hold directories that
-their owner cannot enter (the overlay's own `work/work` has mode 000). So it is never walked: each directory that is not empty is
-moved up, beside the first one, and its turn comes. Symbolic links are removed, not followed.
+The tree may be deeper than the recursion limit, than PATH_MAX and than the number of descriptors, and may hold
+directories that their owner cannot enter (the overlay's own `work/work` has mode 000). So it is never walked: each
+directory that is not empty is moved up, beside the first one, and its turn comes. Symbolic links are removed, not
+followed.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import shutil
 import uuid
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -27,15 +27,16 @@ from ..base import (
 )
 from . import handover, probe, sandbox_directory, snapshot_host
 from .cgroups import Cgroups, remove_groups
-from .idmap import SLOTS, IdMap
+from .idmap import IdMap, IdSupply
 from .keeper import ZygoteKeeper
 from .plan import BootPlan, Overlay, Preparation
 from .sandbox_directory import Record
+from .shielding import shielded
 from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Coroutine
 
 __all__ = ["NamespacesRuntime"]
 
@@ -47,9 +48,6 @@ _ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
 }
 _HOSTNAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
-
-
-_T = TypeVar("_T")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -65,10 +63,13 @@ class _Sandbox:
 class NamespacesRuntime:
     """Sandboxes on this machine, each in namespaces of its own.
 
-    `ephemeral`: the sandboxes end with the process that opened the runtime, however it ends, and nothing of them is left.
-    Otherwise they run on, and a later runtime on the same directory finds them again.
+    `ephemeral`: the sandboxes end with the process that opened the runtime, however it ends, and nothing of them is
+    left. Otherwise they run on, and a later runtime on the same directory finds them again.
+
     `die_with`: a descriptor; an ephemeral zygote also ends everything when it reads end of file from it.
-    `daemon_entry`: `module:function`; the zygote imports it, and every sandbox calls it with its listener and its configuration.
+
+    `daemon_entry`: `module:function`; the zygote imports it, and every sandbox calls it with its listener and its
+    configuration.
     """
 
     name = probe.NAME
@@ -89,11 +90,10 @@ class NamespacesRuntime:
             on_loss=self._zygote_lost,
         )
         self._sandboxes: dict[str, _Sandbox] = {}
-        self._tag = f"sandbox-aio-{zlib.crc32(os.fsencode(self._state.path)):08x}"
+        seed = zlib.crc32(os.fsencode(self._state.path))
+        self._tag = f"sandbox-aio-{seed:08x}"
         self._cgroups = Cgroups(parents={}, versions={})
-        self._next_ids = IdMap.of_this_user()
-        if os.geteuid() == 0:  # Servers on other directories begin elsewhere in the region.
-            self._next_ids = IdMap.of_slot(zlib.crc32(os.fsencode(self._state.path)) % SLOTS)
+        self._ids = IdSupply(seed)
         self._shared_ids: IdMap | None = None
         self._unmapped: frozenset[str] = frozenset()
         self._system_directories = snapshot_host.system_directories()
@@ -121,18 +121,22 @@ class NamespacesRuntime:
             if isinstance(found, Unavailable):
                 raise _failure(found)
         except BaseException:
-            await _shielded(self._abandon())
+            await shielded(self._abandon())
             raise
         self._capabilities = found
         await self._prepare_next()
         return found
 
     async def aclose(self, *, destroy: bool) -> None:
-        """Let go: see `Runtime.aclose`. An ephemeral runtime always destroys. Cancellation: it is finished all the same."""
-        await _shielded(self._close(destroy=destroy or self._ephemeral))
+        """Let go: see `Runtime.aclose`. An ephemeral runtime always destroys. Cancellation: it is finished all the
+        same.
+        """
+        await shielded(self._close(destroy=destroy or self._ephemeral))
 
     async def probe(self) -> Capabilities | Unavailable:
-        """Say what this machine allows, from a boot that was really tried. Opens and closes the runtime if it is not open."""
+        """Say what this machine allows, from a boot that was really tried. Opens and closes the runtime if it is not
+        open.
+        """
         if self._capabilities is not None:
             return self._capabilities
         if (unavailable := probe.preconditions()) is not None:
@@ -144,7 +148,7 @@ class NamespacesRuntime:
         try:
             return await self._try_out()
         finally:
-            await _shielded(self._abandon())
+            await shielded(self._abandon())
 
     async def _close(self, *, destroy: bool) -> None:
         if not self._state.is_open:
@@ -155,12 +159,15 @@ class NamespacesRuntime:
             self._keeper.leave()
             self._state.close()
             return
-        await self._keeper.end()
-        lock = await self._state.zygote_lock()
         try:
-            await asyncio.to_thread(self._remove_everything)
+            await self._keeper.end()
+            lock = await self._state.zygote_lock()
+            try:
+                await asyncio.to_thread(self._remove_everything)
+            finally:
+                os.close(lock)
         finally:
-            os.close(lock)
+            self._state.close()
         self._sandboxes.clear()
         self._capabilities = None
 
@@ -169,11 +176,8 @@ class NamespacesRuntime:
         await self._close(destroy=self._ephemeral or not self._sandboxes)
 
     def _remove_everything(self) -> None:
-        try:
-            self._cgroups.clear()
-            self._state.remove()
-        finally:
-            self._state.close()
+        self._cgroups.clear()
+        self._state.remove()
 
     async def _recover(self) -> None:
         """Come to terms with what an earlier server left: take its sandboxes over, or remove them."""
@@ -205,7 +209,7 @@ class NamespacesRuntime:
         """Boot a sandbox that ends where its daemon would begin; learn which layers cannot be mapped on the way."""
         self._cgroups = await asyncio.to_thread(Cgroups.detect, self._tag)
         self._keeper.cgroups = [str(path) for path in self._cgroups.parents.values()]
-        ids = self._next_ids
+        ids = self._ids.next
         while True:
             owner = self._shared_ids.uid if self._shared_ids else 0
             self._skeleton = await asyncio.to_thread(snapshot_host.build_skeleton, self._state.snapshots, owner)
@@ -219,7 +223,7 @@ class NamespacesRuntime:
                 return probe.explain(answer, self._state.path)
             self._unmapped |= {layer}
             if layer == str(self._skeleton):
-                self._shared_ids = ids
+                self._shared_ids = self._ids.share()
 
     async def _trial(self, ids: IdMap) -> dict[str, Any]:
         id = str(uuid.uuid4())
@@ -258,17 +262,22 @@ class NamespacesRuntime:
     async def create(self, spec: SandboxSpec) -> None:
         """Make a sandbox's directory: see `Runtime.create`. Nothing happens when there is such a sandbox.
 
-        Raises RuntimeFailure for an unknown snapshot, a bad id or host name, a limit that cannot be enforced, and a full disk.
+        Raises RuntimeFailure for an unknown snapshot, a bad id or host name, a limit that cannot be enforced, and a
+        full disk.
         """
         self._require_sane(spec)
         if spec.id in self._sandboxes:
             return
-        sandbox = _Sandbox(spec=spec, ids=self._take_ids())
+        try:
+            ids = self._ids.take({sandbox.ids for sandbox in self._sandboxes.values()})
+        except LookupError as error:
+            raise RuntimeFailure(str(error), kind="Runtime") from error
+        sandbox = _Sandbox(spec=spec, ids=ids)
         self._sandboxes[spec.id] = sandbox
         directory = self._state.sandbox(spec.id)
         async with sandbox.changing:
             try:
-                await _shielded(asyncio.to_thread(self._lay, sandbox, directory))
+                await shielded(asyncio.to_thread(self._lay, sandbox, directory))
             except BaseException as error:
                 self._sandboxes.pop(spec.id, None)
                 self._state.discard(directory)
@@ -289,25 +298,11 @@ class NamespacesRuntime:
             raise RuntimeFailure(f"{spec.hostname!r} is not a host name: letters, digits, '-' and '.', at most 63")
         self._cgroups.require(cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes)
 
-    def _take_ids(self) -> IdMap:
-        """Return the ids of the next sandbox, which may be prepared already, and choose those of the one after it."""
-        ids = self._next_ids
-        if os.geteuid() != 0 or self._shared_ids is not None:
-            return ids
-        taken = {sandbox.ids.uid for sandbox in self._sandboxes.values()} | {ids.uid}
-        if len(taken) >= SLOTS:
-            raise RuntimeFailure(f"there are {SLOTS} sandboxes, and no more user ids for another")
-        slot = ids.slot
-        while self._next_ids.uid in taken:
-            slot = (slot + 1) % SLOTS
-            self._next_ids = IdMap.of_slot(slot)
-        return ids
-
     async def _prepare_next(self) -> None:
         """Have the zygote do ahead of time what does not depend on which sandbox comes next."""
         if (client := self._keeper.present) is not None:
             with contextlib.suppress(RuntimeFailure):  # Then the next start takes longer.
-                await client.request("prepare", preparation=attrs.asdict(self._preparation(self._next_ids)))
+                await client.request("prepare", preparation=attrs.asdict(self._preparation(self._ids.next)))
 
     def _lay(self, sandbox: _Sandbox, directory: Path) -> None:
         sandbox_directory.lay(directory, sandbox.ids, self._overlays, sandbox.spec.hostname)
@@ -327,7 +322,7 @@ class NamespacesRuntime:
                     await self._boot(sandbox)
                 except BaseException as error:
                     sandbox.state, sandbox.reason = "failed", str(error) or type(error).__name__
-                    await _shielded(self._end(sandbox))
+                    await shielded(self._end(sandbox))
                     raise
                 sandbox.state, sandbox.reason = "running", None
                 self._in_background(self._prepare_next())
@@ -371,7 +366,7 @@ class NamespacesRuntime:
         async with sandbox.changing:
             if sandbox.state == "running":
                 sandbox.state = "stopped"
-                await _shielded(self._end(sandbox))
+                await shielded(self._end(sandbox))
 
     async def destroy(self, id: str) -> None:
         """Kill every process of a sandbox and take its files away; nothing happens when it is unknown.
@@ -384,7 +379,7 @@ class NamespacesRuntime:
             return
         async with sandbox.changing:
             if self._sandboxes.get(id) is sandbox:
-                await _shielded(self._destroy(sandbox))
+                await shielded(self._destroy(sandbox))
 
     async def _destroy(self, sandbox: _Sandbox) -> None:
         if sandbox.state == "running":
@@ -460,13 +455,3 @@ def _failure(unavailable: Unavailable) -> RuntimeFailure:
         f"the runtime {unavailable.runtime} cannot run here: {unavailable.reason}. To mend it: {unavailable.hint}",
         kind="RuntimeUnavailable",
     )
-
-
-async def _shielded(work: Awaitable[_T]) -> _T:
-    """Finish `work` whatever happens to the caller, and be cancelled only then."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

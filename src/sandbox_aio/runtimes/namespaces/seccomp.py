@@ -1,7 +1,7 @@
 """The system calls that a sandbox may not make, as a classic BPF program.
 
-A deny list: `docs/security.md` gives the reason for every entry and the programs it breaks. A call of another architecture
-(32-bit x86, x32) fails with ENOSYS as a whole, since its numbers would slip past the list.
+A deny list: `docs/security.md` gives the reason for every entry and the programs it breaks. A call of another
+architecture (32-bit x86, x32) fails with ENOSYS as a whole, since its numbers would slip past the list.
 """
 
 from __future__ import annotations

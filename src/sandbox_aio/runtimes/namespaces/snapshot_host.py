@@ -1,8 +1,9 @@
 """Snapshot `host`: the machine's own programs, and otherwise a fresh system with nothing of the machine's.
 
-/usr (and /bin, /lib, ... where they are directories of their own) are the host's, seen through a writable overlay. Everything
-else is a *skeleton*: a small tree that is built once for a state directory, and again when the host has changed. The skeleton
-takes from the host's /etc only what the list below names; nothing on it is secret on any distribution.
+/usr (and /bin, /lib, ... where they are directories of their own) are the host's, seen through a writable overlay.
+Everything else is a *skeleton*: a small tree that is built once for a state directory, and again when the host has
+changed. The skeleton takes from the host's /etc only what the list below names; nothing on it is secret on any
+distribution.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def system_directories() -> tuple[str, ...]:
 def build_skeleton(snapshots: Path, owner: int = 0) -> Path:
     """Return the skeleton below `snapshots`/host, built now unless the one that is there fits the host as it is.
 
-    `owner` is the host uid and gid of what shall belong to the sandbox's root, and counts as root only. Blocks: some 0.1 s when it has to be built. What was
-    built for an earlier state of the host is removed.
+    `owner` is the host uid and gid of what shall belong to the sandbox's root, and counts as root only. Blocks: some
+    0.1 s when it has to be built. What was built for an earlier state of the host is removed.
     """
     home = snapshots / "host"
     home.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def _fill(root: Path) -> None:
 
 
 def _settle(root: Path, owner: int) -> None:
-    """Set owners and modes, whatever the umask was: everything can be read by all, and written by the sandbox's root."""
+    """Set owners and modes, whatever the umask was: all can read everything, and the sandbox's root can write it."""
     for path in (root, *root.rglob("*")):
         if os.geteuid() == 0:
             user = owner + (_USER if path == root / "home/user" else 0)

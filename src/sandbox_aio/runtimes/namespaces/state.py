@@ -9,7 +9,8 @@
     <sockets>/control        where the zygote listens
     <sockets>/s/<16 hex>     where a daemon listens
 
-`<sockets>` is `<state>`, or a directory below /tmp when that is too long: the path of a unix socket has at most 107 bytes.
+`<sockets>` is `<state>`, or a directory below /tmp when that is too long: the path of a unix socket has at most 107
+bytes.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class StateDirectory:
             raise
 
     def _make_sandboxes(self) -> None:
-        """Make the one directory in which a sandbox's root finds something: its own. `path` keeps everybody else out."""
+        """Make the one directory that a sandbox's root may search; that of the state keeps everybody else out."""
         self.sandboxes.mkdir(exist_ok=True)
         self.sandboxes.chmod(0o711)
 
@@ -113,7 +114,7 @@ class StateDirectory:
             self._lock = None
 
     def try_zygote_lock(self) -> int | None:
-        """Return a descriptor that holds the zygote's lock, for the next zygote to inherit; None while there is another."""
+        """Return a descriptor that holds the zygote's lock, for one to inherit; None while there is another."""
         lock = os.open(self.path / "zygote.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,10 +124,10 @@ class StateDirectory:
         return lock
 
     async def zygote_lock(self) -> int:
-        """Return the zygote's lock once the last zygote has ended. Raises RuntimeFailure when it does not within 20 s."""
+        """Return the zygote's lock once the last zygote has ended. Raises RuntimeFailure after 20 s."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREDECESSOR_TIMEOUT_S):
-                while (lock := self.try_zygote_lock()) is None:  # noqa: ASYNC110 - the kernel tells nobody of a lock's end
+                while (lock := self.try_zygote_lock()) is None:  # noqa: ASYNC110 - nothing tells of it
                     await asyncio.sleep(0.01)
                 return lock
         raise RuntimeFailure(

@@ -1,8 +1,8 @@
 """The kernel calls that the standard library of Python 3.11 lacks, through ctypes.
 
-Each function takes and returns plain Python values and raises OSError with the kernel's errno; the error's `filename` is the
-name of the call and its main operand, so that a failure can be told from its message alone. Nothing here allocates state, so
-everything is safe to call in a child between fork and exec.
+Each function takes and returns plain Python values and raises OSError with the kernel's errno; the error's `filename`
+is the name of the call and its main operand, so that a failure can be told from its message alone. Nothing here
+allocates state, so everything is safe to call in a child between fork and exec.
 """
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ def overwrite_arguments() -> None:
 def detached_clone(path: str, *, userns_fd: int | None = None) -> int:
     """Return a detached, read-only, nosuid and nodev copy of the mount that `path` lies on, rooted at `path`.
 
-    With `userns_fd`, ids are mapped as that user namespace maps them: what host uid 0 owns belongs to the sandbox's root. That needs
-    CAP_SYS_ADMIN where the file system was mounted. Without it, mounts below `path` come along, because a user namespace
-    may not uncover what they hide. The caller closes the descriptor.
+    With `userns_fd`, ids are mapped as that user namespace maps them: what host uid 0 owns belongs to the sandbox's
+    root. That needs CAP_SYS_ADMIN where the file system was mounted. Without it, mounts below `path` come along,
+    because a user namespace may not uncover what they hide. The caller closes the descriptor.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if userns_fd is None else 0)
     tree = _checked(

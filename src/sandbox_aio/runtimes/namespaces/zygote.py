@@ -1,10 +1,10 @@
 """The process from which every sandbox is forked.
 
-It is started fresh, with an empty environment and no arguments, so that nothing of its owner's memory reaches a sandbox; it has
-one thread, and everything that a daemon needs is imported before the first fork. It serves one server at a time over its
-control socket:
+It is started fresh, with an empty environment and no arguments, so that nothing of its owner's memory reaches a
+sandbox; it has one thread, and everything that a daemon needs is imported before the first fork. It serves one server
+at a time over its control socket:
 
-    {"op": "prepare", "seq": n, "preparation": {...}}                      have an init ready for the next start like this
+    {"op": "prepare", "seq": n, "preparation": {...}}                      have an init ready for such a start
     {"op": "start", "seq": n, "plan": {...}} + [listener, configuration]   boot a sandbox
     {"op": "kill", "seq": n, "id": id}                                     kill all of it; answered when it is gone
     {"op": "list", "seq": n}                                               answered with {"running": [id, ...]}
@@ -35,6 +35,7 @@ import attrs
 from . import child, control, sandbox_directory, syscalls
 from .cgroups import remove_groups
 from .plan import BootPlan, Preparation, plan_from_json, preparation_from_json
+from .sandbox_process import LayerError, SandboxProcess
 from .state import StateDirectory
 
 if TYPE_CHECKING:
@@ -79,33 +80,6 @@ class _Settings:
     state_dir: str
     cgroups: tuple[str, ...]
     """The groups that hold the sandboxes' own."""
-
-
-@attrs.define(eq=False, kw_only=True)
-class _Sandbox:
-    """One sandbox, from the fork of its usher until its init is reaped. It may wait a long time for its plan."""
-
-    preparation: Preparation
-    channel: socket.socket
-    usher: int
-    usher_fd: int | None
-    """None once the usher is reaped."""
-    init: int | None = None
-    init_fd: int | None = None
-    plan: BootPlan | None = None
-    seq: int | None = None
-    """Of the request that starts it."""
-    deadline: float
-    """When a step that is under way must be done."""
-    handover: tuple[int, ...] = ()
-    """The listener and the configuration, until the init has them."""
-    running: bool = False
-    ending: bool = False
-    """It is being killed."""
-    kills: list[int] = attrs.field(factory=list)
-    """The requests to kill it that are to be answered when it is gone."""
-    failure: dict[str, Any] | None = None
-    """The first thing that went wrong."""
 
 
 def main() -> NoReturn:
@@ -155,9 +129,9 @@ class _Zygote:
         self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(fileno=settings.control)
         self._server: socket.socket | None = None
-        self._all: set[_Sandbox] = set()
-        self._sandboxes: dict[str, _Sandbox] = {}
-        self._spares: dict[Preparation, _Sandbox] = {}
+        self._all: set[SandboxProcess] = set()
+        self._sandboxes: dict[str, SandboxProcess] = {}
+        self._spares: dict[Preparation, SandboxProcess] = {}
         self._finishing = False
         self._goodbye: int | None = None
 
@@ -301,7 +275,7 @@ class _Zygote:
         if sandbox.usher_fd is None:
             self._hand_over(sandbox)
 
-    def _fork(self, preparation: Preparation) -> _Sandbox:
+    def _fork(self, preparation: Preparation) -> SandboxProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -314,29 +288,22 @@ class _Zygote:
         ours.setblocking(False)
         usher_fd = os.pidfd_open(usher)
         deadline = time.monotonic() + BOOT_TIMEOUT_S
-        sandbox = _Sandbox(preparation=preparation, channel=ours, usher=usher, usher_fd=usher_fd, deadline=deadline)
+        sandbox = SandboxProcess(
+            preparation=preparation, channel=ours, usher=usher, usher_fd=usher_fd, deadline=deadline
+        )
         self._all.add(sandbox)
         self._watch(ours.fileno(), lambda: self._on_child_message(sandbox))
         self._watch(usher_fd, lambda: self._on_usher_end(sandbox))
         return sandbox
 
-    def _hand_over(self, sandbox: _Sandbox) -> None:
-        """Tell an init which sandbox it is."""
+    def _hand_over(self, sandbox: SandboxProcess) -> None:
         assert sandbox.plan is not None
-        plan = sandbox.plan
         if not self._settings.ephemeral and sandbox.init is not None:
-            sandbox_directory.write_process(os.path.join(plan.preparation.sandboxes, plan.id), sandbox.init)
-        message = {"plan": True, "id": plan.id, "hostname": plan.hostname, "with_daemon": plan.with_daemon}
-        with contextlib.suppress(OSError):  # The init is dead already; its pidfd says so next.
-            control.send(sandbox.channel, message, list(sandbox.handover))
-        self._close_handover(sandbox)
+            directory = os.path.join(sandbox.preparation.sandboxes, sandbox.plan.id)
+            sandbox_directory.write_process(directory, sandbox.init)
+        sandbox.hand_over(sandbox.plan)
 
-    def _close_handover(self, sandbox: _Sandbox) -> None:
-        for descriptor in sandbox.handover:
-            os.close(descriptor)
-        sandbox.handover = ()
-
-    def _on_child_message(self, sandbox: _Sandbox) -> None:
+    def _on_child_message(self, sandbox: SandboxProcess) -> None:
         try:
             received = control.receive(sandbox.channel)
         except BlockingIOError:
@@ -363,25 +330,13 @@ class _Zygote:
             self._unwatch(sandbox.channel.fileno())  # From here on it only holds a last word, read at the end.
             self._answer(sandbox.seq)
 
-    def _map_ids(self, sandbox: _Sandbox) -> None:
-        """Give the usher's user namespace its ids and pass it the layers, as they look through those ids."""
-        trees: list[int] = []
-        layer = None
+    def _map_ids(self, sandbox: SandboxProcess) -> None:
         try:
-            sandbox.preparation.ids.write(str(sandbox.usher))
-            namespace = os.open(f"/proc/{sandbox.usher}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                for layer in (layer for overlay in sandbox.preparation.overlays for layer in overlay.layers):
-                    trees.append(syscalls.detached_clone(layer.path, userns_fd=namespace if layer.mapped else None))
-            finally:
-                os.close(namespace)
-            control.send(sandbox.channel, {"mapped": True}, trees)
+            sandbox.map_ids()
+        except LayerError as error:
+            self._fail(sandbox, "map user ids", error.errno, str(error), layer=error.layer)
         except OSError as error:
-            path = layer.path if layer is not None and layer.mapped else None
-            self._fail(sandbox, "map user ids", error.errno, str(error), layer=path)
-        finally:
-            for tree in trees:
-                os.close(tree)
+            self._fail(sandbox, "map user ids", error.errno, str(error))
 
     def _give_up_slow_boots(self) -> None:
         now = time.monotonic()
@@ -401,15 +356,17 @@ class _Zygote:
     # An end.
 
     def _fail(
-        self, sandbox: _Sandbox, stage: str, number: int | None, message: str, *, layer: str | None = None
+        self, sandbox: SandboxProcess, stage: str, number: int | None, message: str, *, layer: str | None = None
     ) -> None:
         """Remember why a sandbox ends, and see that it does. The server hears of it when nothing is left."""
         if sandbox.failure is None:
             sandbox.failure = {"stage": stage, "errno": number, "error": message, "layer": layer}
         self._kill(sandbox)
 
-    def _kill(self, sandbox: _Sandbox) -> None:
-        """Kill the init, with which the kernel kills the whole sandbox; or, before there is one, cut its handshake off."""
+    def _kill(self, sandbox: SandboxProcess) -> None:
+        """Kill the init, with which the kernel kills the whole sandbox; or, before there is one, cut its handshake
+        off.
+        """
         sandbox.ending = True
         if sandbox.usher_fd is None and sandbox.init_fd is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -418,9 +375,9 @@ class _Zygote:
             with contextlib.suppress(OSError):
                 sandbox.channel.shutdown(socket.SHUT_RDWR)
 
-    def _on_usher_end(self, sandbox: _Sandbox) -> None:
+    def _on_usher_end(self, sandbox: SandboxProcess) -> None:
         assert sandbox.usher_fd is not None
-        while sandbox.init is None and self._has_message(sandbox):
+        while sandbox.init is None and sandbox.has_message():
             self._on_child_message(sandbox)
         self._unwatch(sandbox.usher_fd)
         os.close(sandbox.usher_fd)
@@ -440,10 +397,10 @@ class _Zygote:
             else:
                 self._hand_over(sandbox)
 
-    def _on_init_end(self, sandbox: _Sandbox) -> None:
+    def _on_init_end(self, sandbox: SandboxProcess) -> None:
         assert sandbox.init is not None
         assert sandbox.init_fd is not None
-        while self._has_message(sandbox):
+        while sandbox.has_message():
             self._on_child_message(sandbox)
         self._unwatch(sandbox.init_fd)
         os.close(sandbox.init_fd)
@@ -452,11 +409,11 @@ class _Zygote:
         ending = f"code {code}" if code >= 0 else signal.Signals(-code).name
         self._forget(sandbox, f"its first process ended with {ending}")
 
-    def _forget(self, sandbox: _Sandbox, outcome: str) -> None:
+    def _forget(self, sandbox: SandboxProcess, outcome: str) -> None:
         """Take leave of a sandbox of which nothing is left, and tell whoever waits for that."""
         self._unwatch(sandbox.channel.fileno())
         sandbox.channel.close()
-        self._close_handover(sandbox)
+        sandbox.close_handover()
         remove_groups(sandbox.preparation.cgroup_files)
         self._all.remove(sandbox)
         if sandbox.plan is None:
@@ -471,12 +428,6 @@ class _Zygote:
             self._tell({"event": "exit", "id": sandbox.plan.id, "reason": f"{failure['stage']}: {failure['error']}"})
         for seq in sandbox.kills:
             self._answer(seq)
-
-    def _has_message(self, sandbox: _Sandbox) -> bool:
-        try:
-            return bool(sandbox.channel.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
 
     def _reap_strangers(self) -> None:
         """Reap an orphan whose usher was killed before it could name it; everyone else is reaped by pidfd."""

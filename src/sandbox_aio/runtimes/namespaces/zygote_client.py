@@ -24,7 +24,8 @@ __all__ = ["ZygoteClient", "connect", "spawn"]
 REQUEST_TIMEOUT_S: Final = 60.0
 """Longer than the zygote itself takes to give up a boot."""
 
-# The first line of stdin is the module search path, the second the settings: a command line would be readable in every sandbox.
+# The first line of stdin is the module search path, the second the settings: a command line would be readable in
+# every sandbox.
 _BOOTSTRAP: Final = (
     "import json,sys;"
     "sys.path[:]=json.loads(sys.stdin.buffer.readline());"
@@ -39,8 +40,8 @@ def spawn(
     """Start a zygote that listens on `control_socket`, and return its process and a connection to it.
 
     The zygote inherits `descriptors`; they are named in its settings. Its environment is empty. It is in a session of
-    its own, so that a Ctrl-C on the terminal does not reach it. `detached`: the process that is returned soon ends, and the
-    zygote is nobody's child. Blocks for the time of a fork. Raises OSError.
+    its own, so that a Ctrl-C on the terminal does not reach it. `detached`: the process that is returned soon ends,
+    and the zygote is nobody's child. Blocks for the time of a fork. Raises OSError.
     """
     control_socket.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -88,9 +89,11 @@ def connect(control_socket: Path) -> socket.socket | None:
 
 
 class ZygoteClient:
-    """One control connection, on the running event loop. Requests may overlap; each waits for the answer with its number.
+    """One control connection, on the running event loop. Requests may overlap; each waits for the answer with its
+    number.
 
-    `on_exit` is called with a sandbox's id and a reason when it ends by itself, `on_loss` once when the zygote ends first.
+    `on_exit` is called with a sandbox's id and a reason when it ends by itself, `on_loss` once when the zygote ends
+    first.
     """
 
     def __init__(
