@@ -252,7 +252,7 @@ class ValidationError(SandboxClientError):
     ) -> None:
         super().__init__(message)
         self.field = field
-        self.details = [dict(detail) for detail in details or ()]
+        self.details: list[dict[str, Any]] = [dict(detail) for detail in details or ()]
         self.error_type = error_type
 
 

@@ -26,7 +26,7 @@ class KeptStream:
     __slots__ = ("_head", "_head_room", "_tail", "_tail_bytes", "_tail_limit", "dropped_bytes")
 
     def __init__(self, limit: int | None) -> None:
-        self.dropped_bytes = 0
+        self.dropped_bytes: int = 0
         self._head: list[str] = []
         self._head_room = limit // 2 if limit is not None else None
         self._tail: deque[str] = deque()
@@ -82,8 +82,8 @@ class KeptOutput:
     __slots__ = ("stderr", "stdout")
 
     def __init__(self, limit: int | None) -> None:
-        self.stdout = KeptStream(limit)
-        self.stderr = KeptStream(limit)
+        self.stdout: KeptStream = KeptStream(limit)
+        self.stderr: KeptStream = KeptStream(limit)
 
     def add(self, chunks: Iterable[OutputChunk]) -> None:
         """Add a batch."""

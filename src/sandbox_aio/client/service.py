@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -51,10 +50,10 @@ class Service:
         max_retries: int,
         headers: Mapping[str, str] | None,
     ) -> None:
-        self.url = control_plane_url(api_endpoint, os.environ)
+        self.url: str = control_plane_url(api_endpoint, os.environ)
         key = find_api_key(api_key, os.environ)
         self.timeout = timeout
-        self.http = HttpDriver(
+        self.http: HttpDriver = HttpDriver(
             headers=merge_headers({"x-api-key": key} if key else None, headers), max_retries=max_retries
         )
         self.task_group: TaskGroup | None = None
@@ -62,7 +61,7 @@ class Service:
         self._constructor_headers = headers
         self._server = EmbeddedServer() if self.url == LOCAL else None
         self._policy = CommandPolicy()
-        self._commands: weakref.WeakSet[CommandDriver] = weakref.WeakSet()
+        self._commands: set[CommandDriver] = set()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -140,15 +140,15 @@ class CommandHub:
     def __init__(self, settings: DaemonSettings) -> None:
         """Must be made inside the event loop."""
         limits = settings.limits
-        self.table = SessionTable(
+        self.table: SessionTable = SessionTable(
             capacity=limits.buffer_bytes,
             max_running=limits.running_commands,
             max_finished=limits.finished_commands,
             max_finished_bytes=limits.finished_bytes,
         )
-        self.marks = TreeKiller()
-        self.launcher = Launcher(settings, self.marks)
-        self.reaper = Reaper()
+        self.marks: TreeKiller = TreeKiller()
+        self.launcher: Launcher = Launcher(settings, self.marks)
+        self.reaper: Reaper = Reaper()
         self._running: dict[str, RunningCommand] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None

@@ -40,13 +40,13 @@ class Exchange:
 
     def __init__(self, connection: HttpConnection, request: h11.Request) -> None:
         path, _, query = request.target.decode("ascii").partition("?")
-        self.method = request.method.decode("ascii")
-        self.path = unquote(path)
-        self.query = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+        self.method: str = request.method.decode("ascii")
+        self.path: str = unquote(path)
+        self.query: dict[str, str] = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
         self.headers: dict[bytes, bytes] = {}
         for name, value in request.headers:
             self.headers.setdefault(name, value)
-        self.responded = False
+        self.responded: bool = False
         self._connection = connection
 
     async def body(self) -> AsyncIterator[bytes]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..protocol.frames import Stream
     from .launcher import Launched
+    from .marks import CommandMark
 
 __all__ = ["Process", "Reaper"]
 
@@ -72,8 +73,8 @@ class Process:
         `received` gets output, `ended` says that nobody can write to a stream any more, `writable` that `write` may
         be tried again.
         """
-        self.pid = launched.pid
-        self.mark = launched.mark
+        self.pid: int = launched.pid
+        self.mark: CommandMark = launched.mark
         self._loop = asyncio.get_running_loop()
         self._read_bytes = read_bytes
         self._received = received

@@ -50,7 +50,7 @@ class Pattern:
             for segment in pattern.split("/")
             if segment not in ("", ".")
         ]
-        self.start = self._spread({0})
+        self.start: frozenset[int] = self._spread({0})
 
     def advance(self, state: frozenset[int], name: str) -> frozenset[int]:
         """Return the state after one more segment; it is empty when nothing below can match."""

@@ -65,8 +65,8 @@ class HttpDriver:
             headers: Sent with every request, unless a call overrides them.
             max_retries: Attempts after the first; 0 for none.
         """
-        self.pool = HttpPool()
-        self.headers = dict(headers)
+        self.pool: HttpPool = HttpPool()
+        self.headers: dict[str, str] = dict(headers)
         self.max_retries = max_retries
 
     async def call(self, call: HttpCall[T], headers: Mapping[str, str] | None = None) -> T:

@@ -85,12 +85,12 @@ class ClientCommand:
     ) -> None:
         if opening.command_id is None:
             raise LocalProtocolError("a client chooses the command's id, so that it can send the start again")
-        self.state = CommandState.NEW
+        self.state: CommandState = CommandState.NEW
         self.command_id: str = opening.command_id
         self.pid: int | None = None
-        self.websocket_missing = False
+        self.websocket_missing: bool = False
         """Whether the start failed because the address has no websocket (status 404 at the upgrade)."""
-        self.may_run = isinstance(opening, Reconnect)
+        self.may_run: bool = isinstance(opening, Reconnect)
         """Whether the daemon may know the command: if not, letting go needs no kill."""
         self._opening = opening
         self._endpoint = endpoint

@@ -41,9 +41,9 @@ class OutputCursor:
     __slots__ = ("caught_up", "missing", "offset")
 
     def __init__(self, offset: int = 0) -> None:
-        self.offset = offset
-        self.caught_up = False
-        self.missing = 0
+        self.offset: int = offset
+        self.caught_up: bool = False
+        self.missing: int = 0
         """Bytes that are known to be lost, in all gaps together."""
 
     def attached(self) -> None:

@@ -23,7 +23,7 @@ class Intents:
     """
 
     def __init__(self, *, terminal: bool, input_closed: bool, max_pending_input_bytes: int) -> None:
-        self.kill_state = KillState.NONE
+        self.kill_state: KillState = KillState.NONE
         self.input_state = InputState.TERMINAL if terminal else InputState.CLOSED if input_closed else InputState.OPEN
         self._limit = max_pending_input_bytes
         self._input: list[str] = []

@@ -38,8 +38,8 @@ class OutputBuffer:
             raise ValueError(f"the capacity of a buffer must be positive, not {capacity}")
         self._capacity = capacity
         self._blocks: deque[bytes | bytearray] = deque()
-        self.start = 0
-        self.end = 0
+        self.start: int = 0
+        self.end: int = 0
 
     def __len__(self) -> int:
         return self.end - self.start

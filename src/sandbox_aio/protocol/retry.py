@@ -35,8 +35,8 @@ class Attempts:
     __slots__ = ("limit", "used")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+        self.limit: int = limit
+        self.used: int = 0
 
     def spend(self) -> bool:
         """Take one try; False if none is left."""

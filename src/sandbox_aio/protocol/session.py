@@ -100,7 +100,7 @@ class Attachment:
     def __init__(self, session: CommandSession, stdout_offset: int, stderr_offset: int) -> None:
         self._session = session
         self._offsets: dict[Stream, int] = {"stdout": stdout_offset, "stderr": stderr_offset}
-        self.holding = True
+        self.holding: bool = True
         """Whether the process waits for this reader."""
         self.waiting_since: float | None = None
         """When there began to be something to take; None if there is nothing."""
@@ -160,11 +160,11 @@ class CommandSession:
     ) -> None:
         self.execute = execute
         self.command_id = command_id
-        self.state = SessionState.STARTING
+        self.state: SessionState = SessionState.STARTING
         self.pid: int | None = None
         self.outcome: Exit | ErrorReply | None = None
         self.buffers: dict[Stream, OutputBuffer] = {stream: OutputBuffer(capacity) for stream in _STREAMS}
-        self.read_bytes = max(1, capacity // 4 - 4)
+        self.read_bytes: int = max(1, capacity // 4 - 4)
         """Read at most so much from a pipe at once: replacing invalid bytes makes three of one, and all must fit into
         the buffer.
         """
@@ -186,7 +186,7 @@ class CommandSession:
         self._idle_seconds = _seconds(execute.idle_timeout_seconds, DEFAULT_IDLE_SECONDS)
         self._timeout_at = math.inf
         self._drain_until = math.inf
-        self.ttl_seconds = _seconds(execute.ttl_seconds, DEFAULT_TTL_SECONDS)
+        self.ttl_seconds: float = _seconds(execute.ttl_seconds, DEFAULT_TTL_SECONDS)
         self._on_over = on_over
 
     # --- what the driver looks at --------------------

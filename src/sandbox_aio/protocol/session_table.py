@@ -163,7 +163,7 @@ class SessionConnection:
         self._refusal: ErrorReply | None = None
         self.session: CommandSession | None = None
         """The command that this connection is or was attached to."""
-        self.state = AttachmentState.WAITING
+        self.state: AttachmentState = AttachmentState.WAITING
 
     @property
     def is_finished(self) -> bool:

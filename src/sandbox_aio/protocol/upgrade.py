@@ -79,7 +79,7 @@ class ClientUpgrade:
             *(b"%b: %b\r\n" % header for header in headers),
             b"\r\n",
         ]
-        self.request = b"".join(lines)
+        self.request: bytes = b"".join(lines)
 
     def receive_bytes(self, data: bytes) -> bytes | Refused | None:
         """Read on.

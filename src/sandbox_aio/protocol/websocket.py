@@ -74,7 +74,7 @@ class WebSocket:
     """The state of one connection. Make it with `connect` (client) or `accept` (server)."""
 
     def __init__(self, *, client: bool, limits: WebSocketLimits) -> None:
-        self.state = WebSocketState.CONNECTING
+        self.state: WebSocketState = WebSocketState.CONNECTING
         self._client = client
         self._limits = limits
         self._upgrade: ClientUpgrade | None = None

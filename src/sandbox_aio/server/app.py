@@ -65,7 +65,7 @@ class ControlPlane:
         self._registry = registry
         self._runtime = runtime
         self._public_url = public_url.rstrip("/") if public_url else None
-        self.app = Starlette(
+        self.app: Starlette = Starlette(
             routes=[
                 Route("/boxes", self.create_sandbox, methods=["POST"]),
                 Route("/boxes", self.list_sandboxes, methods=["GET"]),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handler", "PublicConnection"]
 
-logger = logging.getLogger("sandbox_aio.server")
+logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 Handler = Callable[[Exchange], Awaitable[None]]
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-logger = logging.getLogger("sandbox_aio.server")
+logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 PARENT_POLL: Final = 1.0
 """Seconds between looks at who the parent is; a child that an owner forked may hold the lifeline open."""

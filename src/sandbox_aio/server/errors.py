@@ -35,7 +35,7 @@ class ApiError(Exception):
         self.error = error
         self.message = message
         self.retry_after = retry_after
-        self.error_id = secrets.token_hex(8)
+        self.error_id: str = secrets.token_hex(8)
         """Sent with the answer and logged with it, so that one finds the other."""
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class InvalidFieldsError(ApiError):
 
     def __init__(self, details: Sequence[Detail]) -> None:
         super().__init__(422, "ValidationError", "; ".join(f"{detail.field}: {detail.message}" for detail in details))
-        self.details = tuple(details)
+        self.details: tuple[Detail, ...] = tuple(details)
 
     def body(self) -> bytes:
         return json.dumps(

@@ -77,9 +77,9 @@ class Exchange:
         self.head = head
         self.scheme = scheme
         self.stream = stream
-        self.answered = False
+        self.answered: bool = False
         """Whether the head of the answer is on its way."""
-        self.upgraded = False
+        self.upgraded: bool = False
         """Whether the connection is no longer HTTP and no longer ours."""
         self._connection = connection
         if not head.has_body:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FindDaemon", "Router"]
 
-logger = logging.getLogger("sandbox_aio.server")
+logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 FindDaemon = Callable[[str], Coroutine[Any, Any, tuple[str, DaemonAddress]]]
 """From a sandbox's name or id to its id and its daemon, which runs; raises ApiError."""

@@ -24,7 +24,7 @@ from .store import MemoryStore
 
 __all__ = ["Detach", "NewSandbox", "SandboxRegistry"]
 
-logger = logging.getLogger("sandbox_aio.server")
+logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 RESEND_WINDOW: Final = 60.0
 """Seconds in which the same request for the same name is taken for one sent again (wire protocol, section 9.2, B6)."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ready", "ServeError", "Server", "ServerConfig", "make_runtime", "raise_file_limit", "serve"]
 
-logger = logging.getLogger("sandbox_aio.server")
+logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 RUNTIMES: Final = ("namespaces",)
 
@@ -86,8 +86,8 @@ class Server:
     def __init__(self, config: ServerConfig, runtime: Runtime) -> None:
         self._config = config
         self._runtime = runtime
-        self.router = Router(Gate(config.api_keys), max_connections=_affordable_connections())
-        self.registry = SandboxRegistry(runtime, detach=self.router.detach)
+        self.router: Router = Router(Gate(config.api_keys), max_connections=_affordable_connections())
+        self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self.router.detach)
         self.router.app = ControlPlane(self.registry, runtime, public_url=config.public_url).app
         self.router.find_daemon = self._find_daemon
 

@@ -42,7 +42,7 @@ class FrameFollower:
         """Bytes of the current frame that are still to come."""
         self._head = b""
         """The part of the next frame's header that has come."""
-        self.in_message = False
+        self.in_message: bool = False
         """Whether the last data frame was not the final one of its message."""
 
     @property
@@ -119,8 +119,8 @@ class _Side(asyncio.Protocol):
     def __init__(self, splice: Splice, transport: asyncio.Transport) -> None:
         self.splice = splice
         self.transport = transport
-        self.lost = False
-        self.ended = False
+        self.lost: bool = False
+        self.ended: bool = False
         self.other: _Side
 
     def data_received(self, data: bytes) -> None:
@@ -187,14 +187,14 @@ class Splice:
         from_daemon: bytes,
         on_gone: Callable[[Splice], None],
     ) -> None:
-        self.follower = FrameFollower()
-        self.departing = False
-        self.departed = False
-        self.over = False
+        self.follower: FrameFollower = FrameFollower()
+        self.departing: bool = False
+        self.departed: bool = False
+        self.over: bool = False
         """Whether the client's connection is lost."""
         self.carries_command = False
         """Whether the messages are those of a command, which ends in an `error` frame when its sandbox goes."""
-        self.farewell_said = asyncio.Event()
+        self.farewell_said: asyncio.Event = asyncio.Event()
         self._farewell: tuple[bytes, bytes] = (b"", b"")
         self._deadline: asyncio.TimerHandle | None = None
         self._on_gone = on_gone
