@@ -46,11 +46,9 @@ def cgroups(ids: Iterable[str]) -> list[str]:
     return [folder for folder, _, _ in os.walk(CGROUPS) if any(id in folder for id in wanted)]
 
 
-def files(state_dir: Path, ids: Iterable[str]) -> list[str]:
-    """Return the paths below `state_dir` that contain one of the sandboxes' `ids`."""
-    wanted = tuple(ids)
-    paths = [str(path) for path in state_dir.rglob("*")]
-    return [path for path in paths if any(id in path for id in wanted)]
+def files(state_dir: Path) -> set[str]:
+    """Return every path below `state_dir`."""
+    return {os.path.join(folder, name) for folder, folders, names in os.walk(state_dir) for name in folders + names}
 
 
 def _processes() -> Iterable[Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from sandbox_aio import AsyncSandboxClient
@@ -63,27 +65,32 @@ async def delete(client: AsyncSandboxClient, sandboxes: list[AsyncSandbox]) -> N
             tasks.start_soon(client.delete_sandbox, sandbox.name)
 
 
-def nothing_left(server: Server, sandboxes: list[AsyncSandbox]) -> None:
-    """Assert that the deleted `sandboxes` left neither processes, mounts, control groups nor files."""
+@asynccontextmanager
+async def leaving_nothing(server: Server, client: AsyncSandboxClient) -> AsyncIterator[list[AsyncSandbox]]:
+    """Delete the sandboxes that the block adds to the list, and assert that the machine is as it was before them."""
+    await delete(client, await create(client, 1))  # What the server makes once and keeps is there now.
+    before = remains.files(server.state_dir)
+    sandboxes: list[AsyncSandbox] = []
+    yield sandboxes
+    await delete(client, sandboxes)
     ids = [str(sandbox.id) for sandbox in sandboxes]
 
     def found() -> list[str]:
         mounts = [line for line in remains.mounted(server.state_dir) if any(id in line for id in ids)]
-        return mounts + remains.cgroups(ids) + remains.files(server.state_dir, ids)
+        return mounts + remains.cgroups(ids) + sorted(remains.files(server.state_dir) - before)
 
-    assert remains.wait_until_empty(found) == []
+    assert await anyio.to_thread.run_sync(remains.wait_until_empty, found) == []
 
 
 async def test_a_thousand_commands_at_once(server: Server, client: AsyncSandboxClient) -> None:
-    sandboxes = await create(client, HOSTS_OF_COMMANDS)
     results: dict[int, str] = {}
     waiting = 0
     all_wait = anyio.Event()
 
-    async def command(n: int) -> None:
+    async def command(sandbox: AsyncSandbox, n: int) -> None:
         """Start a command, and let it go on only when all of them run."""
         nonlocal waiting
-        handle = await sandboxes[n % len(sandboxes)].run("read line; echo $line", wait=False, timeout=0)
+        handle = await sandbox.run("read line; echo $line", wait=False, timeout=0)
         waiting += 1
         if waiting == COMMANDS:
             all_wait.set()
@@ -91,26 +98,25 @@ async def test_a_thousand_commands_at_once(server: Server, client: AsyncSandboxC
         await handle.send_input(f"{n}\n")
         results[n] = (await handle.result).stdout
 
-    async with anyio.create_task_group() as tasks:
-        for n in range(COMMANDS):
-            tasks.start_soon(command, n)
+    async with leaving_nothing(server, client) as sandboxes:
+        sandboxes += await create(client, HOSTS_OF_COMMANDS)
+        async with anyio.create_task_group() as tasks:
+            for n in range(COMMANDS):
+                tasks.start_soon(command, sandboxes[n % HOSTS_OF_COMMANDS], n)
     assert results == {n: f"{n}\n" for n in range(COMMANDS)}
-    await delete(client, sandboxes)
-    nothing_left(server, sandboxes)
 
 
 async def test_two_hundred_sandboxes_at_once(server: Server, client: AsyncSandboxClient) -> None:
-    sandboxes = await create(client, SANDBOXES)
     outputs: dict[str, str] = {}
 
     async def command(sandbox: AsyncSandbox) -> None:
         await sandbox.write("name", sandbox.name)
         outputs[sandbox.name] = (await sandbox.run("cat name")).stdout
 
-    async with anyio.create_task_group() as tasks:
-        for sandbox in sandboxes:
-            tasks.start_soon(command, sandbox)
+    async with leaving_nothing(server, client) as sandboxes:
+        sandboxes += await create(client, SANDBOXES)
+        async with anyio.create_task_group() as tasks:
+            for sandbox in sandboxes:
+                tasks.start_soon(command, sandbox)
     assert outputs == {sandbox.name: sandbox.name for sandbox in sandboxes}
     assert len(outputs) == SANDBOXES
-    await delete(client, sandboxes)
-    nothing_left(server, sandboxes)
