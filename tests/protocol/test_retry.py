@@ -29,7 +29,7 @@ def test_base_cap_and_spread_are_free() -> None:
 
 @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
 def test_a_delay_is_never_outside_its_bounds(attempt: int, chance: float) -> None:
-    assert 0.4 < Backoff().delay(attempt, chance) <= 8.0
+    assert 0.4 <= Backoff().delay(attempt, chance) <= 8.0
 
 
 def test_attempts_are_spent_and_refilled_by_progress() -> None:

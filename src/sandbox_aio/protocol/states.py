@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import LocalProtocolError
 
@@ -48,7 +48,12 @@ Table = Mapping[S, Mapping[I, S]]
 class Name(enum.Enum):
     """A state or an input. Compared and hashed by identity: tables are looked up for every frame."""
 
-    __hash__ = object.__hash__
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...
+
+    else:
+        __hash__ = object.__hash__
 
 
 def step(table: Table[S, I], state: S, input: I) -> S:
@@ -66,10 +71,12 @@ def step(table: Table[S, I], state: S, input: I) -> S:
         ) from None
 
 
-# --- one websocket connection (RFC 6455), either role ----------------------------------------------------------------
+# --- one websocket connection (RFC 6455), either role -----------------------------------------------------------------
 
 
 class WebSocketState(Name):
+    """Where one websocket connection stands."""
+
     CONNECTING = "connecting"
     """The upgrade is under way."""
     OPEN = "open"
@@ -82,6 +89,8 @@ class WebSocketState(Name):
 
 
 class WebSocketInput(Name):
+    """What moves a websocket connection."""
+
     ACCEPT = "accept"
     CLOSE = "close"
     PEER_CLOSE = "peer close"
@@ -111,10 +120,12 @@ WEBSOCKET_TRANSITIONS: Table[WebSocketState, WebSocketInput] = {
 }
 
 
-# --- one command, seen by the client, over any number of connections -------------------------------------------------
+# --- one command, seen by the client, over any number of connections --------------------------------------------------
 
 
 class CommandState(Name):
+    """Where a command stands, as its client knows it."""
+
     NEW = "new"
     CONNECTING = "connecting"
     """A connection is being opened; no `started` was ever seen."""
@@ -137,6 +148,8 @@ class CommandState(Name):
 
 
 class CommandInput(Name):
+    """What moves a command at its client."""
+
     CONNECT = "connect"
     ATTACH = "attach"
     UPGRADED = "upgraded"
@@ -195,10 +208,12 @@ COMMAND_TRANSITIONS: Table[CommandState, CommandInput] = {
 TERMINAL_COMMAND_STATES = frozenset(state for state, inputs in COMMAND_TRANSITIONS.items() if not inputs)
 
 
-# --- the caller's wish to kill, which outlives connections -----------------------------------------------------------
+# --- the caller's wish to kill, which outlives connections ------------------------------------------------------------
 
 
 class KillState(Name):
+    """How far the wish to kill a command has come."""
+
     NONE = "none"
     WANTED = "wanted"
     """The caller asked; no attached connection carried it yet."""
@@ -207,6 +222,8 @@ class KillState(Name):
 
 
 class KillInput(Name):
+    """What moves the wish to kill."""
+
     KILL = "kill"
     SEND = "send"
     LOST = "connection lost"
@@ -223,10 +240,12 @@ KILL_TRANSITIONS: Table[KillState, KillInput] = {
 }
 
 
-# --- the command's standard input, as far as this client is concerned ------------------------------------------------
+# --- the command's standard input, as far as this client is concerned -------------------------------------------------
 
 
 class InputState(Name):
+    """Whether the command's standard input takes more."""
+
     OPEN = "open"
     CLOSED = "closed"
     TERMINAL = "terminal"
@@ -234,6 +253,8 @@ class InputState(Name):
 
 
 class InputInput(Name):
+    """What moves the standard input."""
+
     WRITE = "write"
     CLOSE = "close"
 
@@ -245,10 +266,12 @@ INPUT_TRANSITIONS: Table[InputState, InputInput] = {
 }
 
 
-# --- one command, seen by the daemon --------------------------------------------------------------------------------------
+# --- one command, seen by the daemon ----------------------------------------------------------------------------------
 
 
 class SessionState(Name):
+    """Where a command stands in the daemon that runs it."""
+
     STARTING = "starting"
     """The process is to be made."""
     RUNNING = "running"
@@ -265,6 +288,8 @@ class SessionState(Name):
 
 
 class SessionInput(Name):
+    """What moves a command in the daemon."""
+
     STARTED = "started"
     SPAWN_FAILED = "spawn failed"
     TIMEOUT = "timeout"
@@ -294,10 +319,12 @@ SESSION_TRANSITIONS: Table[SessionState, SessionInput] = {
 }
 
 
-# --- one connection to the daemon's command endpoint ------------------------------------------------------------------------
+# --- one connection to the daemon's command endpoint ------------------------------------------------------------------
 
 
 class AttachmentState(Name):
+    """Where one connection to a command stands in the daemon."""
+
     WAITING = "waiting"
     """Neither `execute` nor `reconnect` has come."""
     ATTACHED = "attached"
@@ -310,6 +337,8 @@ class AttachmentState(Name):
 
 
 class AttachmentInput(Name):
+    """What moves a connection in the daemon."""
+
     ATTACH = "attach"
     REFUSE = "refuse"
     FINISH = "finish"
