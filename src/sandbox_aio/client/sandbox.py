@@ -234,7 +234,7 @@ class AsyncSandbox:
                 self._service.http, plane, frame, on_stdout=on_stdout, on_stderr=on_stderr, headers=headers
             )
 
-    def reconnect(
+    async def reconnect(
         self,
         command_id: str,
         *,

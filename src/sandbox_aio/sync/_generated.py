@@ -741,7 +741,7 @@ class Sandbox(Managed[AsyncSandbox]):
             pty: Whether it has a terminal.
         """
         with unframed:
-            twin = self._bridge.call_owning(
+            twin = self._bridge.call(
                 self._async.reconnect,
                 command_id,
                 stdout_offset=stdout_offset,
