@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ZygoteKeeper"]
 
-logger = logging.getLogger("sandbox_aio.runtimes")
+logger: logging.Logger = logging.getLogger("sandbox_aio.runtimes")
 
 
 class ZygoteKeeper:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NamespacesRuntime"]
 
-logger = logging.getLogger("sandbox_aio.runtimes")
+logger: logging.Logger = logging.getLogger("sandbox_aio.runtimes")
 
 DAEMON_ENTRY: Final = "sandbox_aio.daemon.main:run"
 _ENVIRONMENT: Final = {

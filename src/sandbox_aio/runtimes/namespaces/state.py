@@ -40,13 +40,13 @@ class StateDirectory:
     """Paths below one state directory, and its locks. Everything here blocks, for the time of a few file operations."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-        self.sandboxes = self.path / "sandboxes"
-        self.snapshots = self.path / "snapshots"
-        self.trash = self.path / "trash"
-        self.log = self.path / "zygote.log"
-        self.sockets = self._place_for_sockets()
-        self.control_socket = self.sockets / "control"
+        self.path: Path = path.absolute()
+        self.sandboxes: Path = self.path / "sandboxes"
+        self.snapshots: Path = self.path / "snapshots"
+        self.trash: Path = self.path / "trash"
+        self.log: Path = self.path / "zygote.log"
+        self.sockets: Path = self._place_for_sockets()
+        self.control_socket: Path = self.sockets / "control"
         self._lock: int | None = None
 
     def _place_for_sockets(self) -> Path:
