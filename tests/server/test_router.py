@@ -196,6 +196,7 @@ async def test_a_daemon_with_a_full_backlog_is_waited_for(
         b"",
         b"garbage\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 2**17,
     ],
@@ -271,6 +272,30 @@ async def test_head_has_the_length_and_no_body(http: httpx.AsyncClient, daemon: 
     for _ in range(2):
         answer = await http.head("/one/download?path=x")
         assert (answer.headers["content-length"], answer.content) == ("25", b"")
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "length"),
+    [
+        (b"HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", 204, None),
+        (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", 304, "5"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200, "0"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 200, None),
+    ],
+)
+async def test_bodiless_answers_keep_the_connection_in_step(
+    ready: Ready, daemon: Daemon, raw: bytes, status: int, length: str | None
+) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, *__: object) -> None:
+        writer.write(raw)
+        await writer.drain()
+
+    daemon.answer = answer
+    async with RawClient.connect(ready.url) as client:
+        for _ in range(2):
+            answered, headers, body = await client.ask(head("GET", "/v2/sandboxes/one/download"))
+            assert (answered, headers.get("content-length"), body) == (status, length, b"")
+            assert ("transfer-encoding" in headers) == (length is None and status == 200)
 
 
 async def test_http_1_0_gets_an_answer_that_ends_with_the_connection(ready: Ready, daemon: Daemon) -> None:

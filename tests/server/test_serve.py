@@ -48,6 +48,10 @@ async def test_an_empty_key_is_refused(runtime: FakeRuntime, tmp_path: Path) -> 
     assert "empty" in str(await refused(runtime, state_dir=tmp_path, api_keys=("",)))
 
 
+async def test_what_would_be_forgotten_is_not_kept(runtime: FakeRuntime, tmp_path: Path) -> None:
+    assert "--no-ephemeral" in (await refused(runtime, state_dir=tmp_path, ephemeral=False)).hint
+
+
 async def test_a_taken_port_is_said_so_and_the_runtime_let_go(runtime: FakeRuntime, tmp_path: Path) -> None:
     listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]

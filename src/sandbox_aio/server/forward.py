@@ -59,10 +59,9 @@ RESPONSE_HEADERS: Final = frozenset(
         b"retry-after",
         b"sec-websocket-accept",
         b"sec-websocket-protocol",
-        b"transfer-encoding",
     )
 )
-"""What a client is told by a daemon, which is not trusted: it sets no cookies and no policies."""
+"""What a client is told by a daemon, which is not trusted: no cookies, no policies; and chunks are ours to say."""
 
 WEBSOCKET: Final = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 
@@ -180,6 +179,9 @@ class _Forwarding:
             raise ApiError(502, "ConnectionError", f"the sandbox did not answer: {error}") from error
         if not isinstance(response, h11.Response):
             raise ApiError(502, "ConnectionError", "the sandbox closed the connection instead of answering")
+        names = {name for name, _ in response.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            raise ApiError(502, "ConnectionError", "the sandbox framed its answer in two ways")
         headers = _only(RESPONSE_HEADERS, response.headers)
         await exchange.send_head(response.status_code, [*headers, (b"x-content-type-options", b"nosniff")])
         try:

@@ -94,7 +94,7 @@ class Server:
     async def open(self) -> Ready:
         """Start the runtime and listen. Raises ServeError, and leaves nothing behind then."""
         config = self._config
-        _check_exposure(config)
+        _check(config)
         tls = _tls_context(config)
         config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         capabilities = await self._open_runtime()
@@ -186,9 +186,13 @@ def _on_signals() -> asyncio.Event:
     return stop
 
 
-def _check_exposure(config: ServerConfig) -> None:
+def _check(config: ServerConfig) -> None:
     if any(not key for key in config.api_keys):
         raise ServeError("an API key is empty", hint="give --api-key a value")
+    if not config.ephemeral:
+        raise ServeError(
+            "sandboxes cannot outlive their server yet: it remembers them in memory", hint="leave out --no-ephemeral"
+        )
     if not config.api_keys and not _is_loopback(config.host):
         raise ServeError(
             f"refusing to serve {config.host} without an API key: anyone who reaches it could run commands",
