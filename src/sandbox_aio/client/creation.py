@@ -81,9 +81,16 @@ class Creation:
         is deleted likewise; one that the caller named is left to the caller.
         """
         name = self.name or new_sandbox_name()
+        call = self.control.create_box(
+            self.options,
+            name=name,
+            name_is_unique=self.name is None,
+            wait_for_ready=self.wait_for_ready,
+            timeout=self.timeout,
+        )
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send, name)
+                tasks.start_soon(self._send, name, call)
                 await self._wait()
         except anyio.get_cancelled_exc_class():
             await self._undo(name, self._patience.deadline - _ANSWER_SECONDS + CLEAN_UP_SECONDS)
@@ -102,15 +109,8 @@ class Creation:
             self._patience.deadline = anyio.current_time() + _ANSWER_SECONDS
             raise
 
-    async def _send(self, name: str) -> None:
+    async def _send(self, name: str, call: HttpCall[SandboxRecord]) -> None:
         with self._patience:
-            call = self.control.create_box(
-                self.options,
-                name=name,
-                name_is_unique=self.name is None,
-                wait_for_ready=self.wait_for_ready,
-                timeout=self.timeout,
-            )
             try:
                 self._record = await self._make(name, call)
             except Exception as error:

@@ -183,7 +183,10 @@ class Service:
             if group is not None:
                 group.cancel_scope.cancel()
                 async with single_error():
-                    await group.__aexit__(kind, error, traceback)
+                    if isinstance(error, Exception):  # it is the caller's, and goes on by itself
+                        await group.__aexit__(None, None, None)
+                    else:
+                        await group.__aexit__(kind, error, traceback)
         finally:
             await self.aclose()
 
