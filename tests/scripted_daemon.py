@@ -6,7 +6,6 @@ import socket
 import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import anyio
 import anyio.abc
@@ -162,7 +161,7 @@ class Daemon:
             endpoint=endpoint,
             policy=CommandPolicy(**{"backoff": QUICK, **policy}),
             owner=owner or Owner(),
-            drivers=WeakSet(),
+            drivers=set(),
         )
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:

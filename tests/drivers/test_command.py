@@ -542,4 +542,4 @@ async def test_cancelling_a_run_at_any_await_leaves_nothing(pending: int) -> Non
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()
         site = daemon.site()
-        assert not [driver for driver in site.drivers if not driver.finished]
+        assert not site.drivers

@@ -65,13 +65,13 @@ class CommandSite:
     endpoint: Endpoint
     policy: CommandPolicy
     owner: _Owner
-    drivers: weakref.WeakSet[CommandDriver]
-    """Every command that may be open, so that closing the client lets go of them."""
+    drivers: set[CommandDriver]
+    """Every command that is not finished: dropped handles stay attached, and closing the client lets go of all."""
 
     def driver(self, opening: Execute | Reconnect, **core: bool) -> CommandDriver:
         """Begin a command."""
         command = ClientCommand(opening, self.endpoint, policy=self.policy, chance=random.random, **core)
-        driver = CommandDriver(command, self._connect)
+        driver = CommandDriver(command, self._connect, self.drivers.discard)
         self.drivers.add(driver)
         return driver
 

@@ -41,13 +41,20 @@ class CommandDriver:
     Args:
         command: The core; the driver begins it.
         connect: Opens a transport, or raises a `SandboxClientError`. The driver bounds its time.
+        on_finished: Called, perhaps more than once, when the command is over and its connection is closed.
     """
 
-    def __init__(self, command: ClientCommand, connect: Callable[[], Awaitable[Transport]]) -> None:
+    def __init__(
+        self,
+        command: ClientCommand,
+        connect: Callable[[], Awaitable[Transport]],
+        on_finished: Callable[[CommandDriver], None] = lambda driver: None,
+    ) -> None:
         self.command = command
         self.abandoned = False
         """Set when nobody will ever take the output: it is read and thrown away."""
         self._connect = connect
+        self._on_finished = on_finished
         self._transport: Transport | None = None
         self._gate = anyio.Lock(fast_acquire=True)
         self._reader = anyio.Lock(fast_acquire=True)
@@ -132,6 +139,8 @@ class CommandDriver:
         else:
             await self._receive(self._transport)
         self._deliver(0)
+        if self.finished:
+            self._on_finished(self)
 
     async def _open(self) -> None:
         command = self.command
@@ -140,6 +149,9 @@ class CommandDriver:
                 transport = await self._connect()
             except SandboxClientError as exc:
                 command.connection_failed(exc, anyio.current_time())
+                return
+            if not command.wants_connection:  # released meanwhile
+                transport.close()
                 return
             self._transport = transport
             command.connection_made(anyio.current_time())
@@ -263,3 +275,4 @@ class CommandDriver:
         if self._wait is not None:
             self._wait.deadline = -math.inf
         self._wake()
+        self._on_finished(self)
