@@ -49,6 +49,8 @@ CORE_PACKAGES = {
 NOT_LOADED_WITH_CORE = {"asyncio", "socket", "ssl", "selectors", "concurrent", "anyio", "httpx", "trio"}
 
 MAX_FILE_LINES = 450
+MAX_TEST_FILE_LINES = 600
+"""A list of cases reads well at a length at which code does not."""
 MAX_FUNCTION_LINES = 50
 LONGER: dict[str, str] = {
     "src/sandbox_aio/sync/_generated.py": "generated: as long as the async client's public face",
@@ -170,7 +172,8 @@ def test_a_file_fits_in_a_head(source: Source) -> None:
     if source.name in LONGER:
         return
     lines = len(source.text.splitlines())
-    assert lines <= MAX_FILE_LINES, f"{source.name} has {lines} lines"
+    limit = MAX_TEST_FILE_LINES if source.name.startswith("tests/") else MAX_FILE_LINES
+    assert lines <= limit, f"{source.name} has {lines} lines, {lines - limit} too many"
     for function in source.functions():
         length = body_lines(function)
         assert length <= MAX_FUNCTION_LINES, f"{source.name}:{function.lineno} {function.name} has {length} lines"
