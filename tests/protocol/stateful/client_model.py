@@ -87,6 +87,7 @@ class ClientModel:
         self.begun_at = now
         self.started_at: float | None = None
         self.attached_at: float | None = None
+        self.opening_since: float | None = None
         self.killed_at: float | None = None
         self.connect_at = now
         self.retry_after: float | None = None
@@ -248,6 +249,10 @@ class ClientModel:
                 self.input_due = []  # it was sent, and may have arrived or not
         if before in WAITING and state not in WAITING and not command.finished:
             assert self.now >= self.connect_at
+        if state not in (CommandState.CONNECTING, CommandState.REATTACHING):
+            self.opening_since = None
+        elif self.opening_since is None:
+            self.opening_since = self.now
         if not command.attached:
             self.attached_at = None
         elif not attached or self.attached_at is None:
@@ -286,8 +291,8 @@ class ClientModel:
         """Say that everything that has a bound in time keeps it."""
         if self.command.finished:
             return
-        if self.killed_at is not None:
-            assert self.now < self.killed_at + 10.0
+        assert self.opening_since is None or self.now < self.opening_since + 30.0
+        assert self.killed_at is None or self.now < self.killed_at + 10.0
         if isinstance(self.opening, Execute):
             if self.started_at is None:
                 assert self.now < self.begun_at + 120.0

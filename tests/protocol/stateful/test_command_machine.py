@@ -209,12 +209,6 @@ class CommandMachine(RuleBasedStateMachine):
         edges = truth.edges(stream)
         truth.kept_from[stream] = max(truth.kept_from[stream], edges[max(-1 - keep, -len(edges))])
 
-    @precondition(running)
-    @rule(code=st.integers(0, 255), really=seldom)
-    def exit(self, code: int, really: bool) -> None:
-        if really or self.daemon.kills:
-            self.daemon.exit_code = code
-
     # --- the daemon --------------------------------------------------------------------------------------------------
 
     def attached(self) -> bool:
@@ -230,12 +224,13 @@ class CommandMachine(RuleBasedStateMachine):
         if flow:
             self.client.flow_to_client()
 
-    @precondition(lambda self: self.attached() and self.daemon.exit_code is not None)
-    @rule(code=st.sampled_from([None, 1000]))
-    def say_exit(self, code: int | None) -> None:
+    @precondition(attached)
+    @rule(exit_code=st.integers(0, 255), code=st.sampled_from([None, 1000]), flow=st.booleans())
+    def exit(self, exit_code: int, code: int | None, flow: bool) -> None:
         assert self.connection is not None
         assert self.connection.websocket is not None
-        assert self.daemon.exit_code is not None
+        if self.daemon.exit_code is None:
+            self.daemon.exit_code = exit_code
         for stream in STREAMS:
             self.connection.send_output(stream, 1000)
         assert self.connection.sent_all_output
@@ -243,15 +238,8 @@ class CommandMachine(RuleBasedStateMachine):
         if code is not None:
             self.connection.websocket.close(self.client.now, code)
         self.client.flow_to_server()
-
-    @precondition(attached)
-    @rule(really=seldom)
-    def say_error(self, really: bool) -> None:
-        assert self.connection is not None
-        if really:
-            self.client.expected_failure = SandboxOperationError
-            self.connection.say(ErrorReply(error="sorry", error_type="CommandError"))
-            self.client.flow_to_server()
+        if flow:
+            self.client.flow_to_client()
 
     @precondition(lambda self: self.connection is not None and self.connection.open)
     @rule(code=st.sampled_from([1000, 1001, 1011]))
@@ -291,30 +279,15 @@ class CommandMachine(RuleBasedStateMachine):
         self.client.connect(lambda: FakeConnection(self.daemon, f"{head}\r\n".encode()))
         self.client.settle()
 
-    @precondition(wants_connection)
-    @rule(status=st.sampled_from([302, 400, 401, 403, 404]), really=seldom)
-    def refuse_for_good(self, status: int, really: bool) -> None:
-        if really:
-            self.client.expected_failure = SandboxClientError
-            head = f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n".encode()
-            was_starting = self.client.command.state is CommandState.CONNECTING
-            self.client.connect(lambda: FakeConnection(self.daemon, head))
-            self.client.settle()
-            assert self.client.command.state is CommandState.FAILED
-            assert self.client.command.websocket_missing == (status == 404 and was_starting)
-
     def connected(self) -> bool:
         return self.client.link is not None
 
     @precondition(connected)
-    @rule()
-    def flow_to_server(self) -> None:
-        self.client.flow_to_server()
-
-    @precondition(connected)
     @rule(size=st.none() | st.integers(1, 60))
-    def flow_to_client(self, size: int | None) -> None:
-        self.client.flow_to_client(size)
+    def flow(self, size: int | None) -> None:
+        self.client.flow_to_server()
+        if size != 1:
+            self.client.flow_to_client(size)
 
     @precondition(connected)
     @rule(
@@ -343,14 +316,24 @@ class CommandMachine(RuleBasedStateMachine):
             assert client.input_due == daemon.input[len(daemon.input) - len(client.input_due) :], "input was forgotten"
             client.input_due = []
 
+    @rule(times=st.integers(1, 6), started=st.booleans())
+    def struggle(self, times: int, started: bool) -> None:
+        """Spend the budget: no connection lasts, and none brings a byte of output, whether it says `started` or not."""
+        client = self.client
+        for _ in range(times):
+            if client.link is not None:
+                client.cut(0, 0)
+            if client.command.state in (CommandState.WAITING, CommandState.DETACHED):
+                self.wait_until_due()
+            if self.wants_connection() and started:
+                self.connect_and_settle()
+            elif self.wants_connection():
+                client.fail_to_connect()
+
     # --- the clock ---------------------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0]))
-    def wait(self, seconds: float) -> None:
-        self.client.advance(seconds)
-
-    @rule(seconds=st.sampled_from([9.0, 29.0, 31.0]), answered=st.booleans())
-    def wait_long(self, seconds: float, answered: bool) -> None:
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 9.0, 29.0, 31.0]), answered=mostly)
+    def wait(self, seconds: float, answered: bool) -> None:
         """With `answered` the network works meanwhile; else the peer is silent."""
         for _ in range(8):
             self.client.advance(seconds / 8)
@@ -387,18 +370,34 @@ class CommandMachine(RuleBasedStateMachine):
             self.client.close_input()
 
     @precondition(unfinished)
-    @rule(really=seldom)
-    def release(self, really: bool) -> None:
-        if really:
-            self.client.act(lambda: self.client.command.release(self.client.now))
-            assert self.client.ended is None
+    @rule(how=st.sampled_from(["release", "error", "refusal"]), status=st.sampled_from([302, 400, 401, 403, 404]))
+    def end(self, how: str, status: int) -> None:
+        """Let go, or meet an end that no other try can mend."""
+        client, command = self.client, self.client.command
+        if how == "release":
+            client.act(lambda: command.release(client.now))
+            assert client.ended is None
+        elif how == "error" and self.attached():
+            assert self.connection is not None
+            client.expected_failure = SandboxOperationError
+            self.connection.say(ErrorReply(error="sorry", error_type="CommandError"))
+            client.flow_to_server()
+        elif how == "refusal" and self.wants_connection():
+            was_starting = command.state is CommandState.CONNECTING
+            client.expected_failure = SandboxClientError
+            client.connect(lambda: FakeConnection(self.daemon, f"HTTP/1.1 {status} No\r\n\r\n".encode()))
+            client.settle()
+            client.act(lambda: command.receive_eof(client.now))
+            assert command.state is CommandState.FAILED
+            assert command.websocket_missing == (status == 404 and was_starting)
 
     @precondition(lambda self: self.client.command.finished)
-    @rule(limited=seldom, closed=seldom, settled=mostly)
-    def go_on(self, limited: bool, closed: bool, settled: bool) -> None:
-        """Attach again, with a new object, where the old one ended; or start anew, if there is nothing to attach to."""
+    @rule(limited=seldom, closed=seldom, settled=mostly, anew=st.booleans())
+    def go_on(self, limited: bool, closed: bool, settled: bool, anew: bool) -> None:
+        """Attach again, with a new object, where the old one ended; or run another command."""
         old = self.client
-        if not self.daemon.spawns:
+        if anew or not self.daemon.spawns:
+            self.daemon = FakeDaemon("c0")
             self.begin(limited, closed, settled)
             return
         reconnect = Reconnect(
@@ -435,5 +434,5 @@ class CommandMachine(RuleBasedStateMachine):
 
 TestCommandMachine = CommandMachine.TestCase
 TestCommandMachine.settings = settings(
-    CommandMachine.TestCase.settings, max_examples=3 * settings().max_examples, stateful_step_count=50
+    CommandMachine.TestCase.settings, max_examples=2 * settings().max_examples, stateful_step_count=50
 )
