@@ -87,8 +87,10 @@ class Connection:
         await self.send_raw(encode_output(stream, text.encode(), offset))
 
     async def exit(self, code: int = 0) -> None:
-        """Send the exit, and wait for the client to go."""
-        await self.send(Exit(exit_code=code))
+        """Send the exit, unless the client is gone already, and wait for it to go."""
+        assert self._websocket is not None
+        if not self._websocket.finished:
+            await self.send(Exit(exit_code=code))
         while await self.receive() is not None:
             pass
 
