@@ -126,3 +126,41 @@ def test_r2_any_signal_handler_that_raises_cancels() -> None:
                 say(error, client.log[-1])
     """)
     assert outcome.said == ["alarm unwound"]
+
+
+def test_r2_interrupts_at_any_moment_leave_the_client_usable() -> None:
+    outcome = run_program("""
+        import random
+        chance = random.Random(5)
+        over = threading.Event()
+
+        def poke():
+            for _ in range(200):
+                over.wait(0.003 + chance.random() * 0.007)
+                interrupt()
+            over.set()
+
+        client = SandboxClient()
+        sandbox = client.get_sandbox("box")
+        poker = threading.Thread(target=poke, daemon=True)
+        interrupted = 0
+        while not over.is_set():
+            try:
+                if not poker.is_alive():
+                    poker.start()
+                while not over.is_set():
+                    sandbox.run("echo hi")
+                    list(sandbox.run("lines 150", wait=False))
+                    sandbox.run("lines 150", on_stdout=len)
+                    with client.sandbox() as another:
+                        another.run("tidy" if chance.random() < 0.02 else "echo hi")
+            except KeyboardInterrupt:
+                interrupted += 1
+        poker.join()
+        say(interrupted > 100, sandbox.run("echo usable").stdout)
+        client.close()
+        say(threading.active_count())
+        end()
+    """)
+    assert (outcome.said, outcome.exit_code) == (["True usable", "1"], 0), outcome.errors
+    assert outcome.exit_seconds < 1

@@ -150,7 +150,7 @@ class Portal:
 
     async def cancel(self, group: object) -> None:
         """Cancel the calls of this group and wait until they are over, at most `CLEANUP_SECONDS`."""
-        await _cancel([call for call in self._calls if call.group is group])
+        await _cancel([call for call in list(self._calls) if call.group is group])
 
     def release_workers(self) -> None:
         """On the loop, once the main thread has ended: end AnyIO's idle worker threads when no others are left.
@@ -201,7 +201,7 @@ class Portal:
         await self._wake.wait()
         self._wake.clear()
         if self._state is _State.CLOSED:
-            await _cancel([call for call in self._calls if call.group is not None])
+            await _cancel([call for call in list(self._calls) if call.group is not None])
             await _cancel(list(self._calls))  # and now the clients themselves
 
 
@@ -273,7 +273,7 @@ class Call:
             try:
                 raise error
             finally:
-                del error  # as above
+                del error  # its traceback leads back to this frame
         return self.value
 
     def _receive(self) -> Callable[[], object] | None:
@@ -309,7 +309,7 @@ class Call:
         except BaseException as raised:
             error = raised
         self.finish(error)
-        del error  # the frames of its traceback lead back here
+        del error  # its traceback leads back to this frame
 
     def finish(self, error: BaseException | None) -> None:
         """Note that the coroutine is over, or will never run."""
@@ -360,11 +360,17 @@ class Stay:
         self._call = Call(portal, group, self._hold)
         self._leave = asyncio.Event()
         self._exc_info: tuple[Any, Any, Any] = (None, None, None)
-        self._entered = False
+        self._begun = self._entered = False
 
     def enter(self) -> Self:
-        """Enter. Interrupted, it is left again before the interrupt goes on."""
-        self._call.start()
+        """Enter. Interrupted, it is left again before the interrupt goes on, even if it was not entered yet."""
+        self._portal.loop()
+        try:
+            self._call.start()
+        except BaseException:
+            if not self._begun and not self._portal.forked:
+                Call(self._portal, self._call.group, partial(self._manager.__aexit__, *sys.exc_info())).run()
+            raise
         if not self._entered:
             self._call.result()
         return self
@@ -390,6 +396,7 @@ class Stay:
         self._portal.soon(self._leave.set)
 
     async def _hold(self) -> bool | None:
+        self._begun = True
         await self._manager.__aenter__()
         self._entered = True
         self._call.pause()
