@@ -9,6 +9,7 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from tests.daemon.process import alive, wait_until_gone
@@ -267,8 +268,9 @@ async def test_with_nobody_attached_the_process_runs_on_and_the_newest_output_is
     command = f"for i in $(seq 50); do head -c 100000 /dev/zero; done; echo end; touch {path}"
     async with daemon.execute(command, close_stdin=True) as session:
         command_id = (await session.started())["command_id"]
-    while not path.exists():
-        await asyncio.sleep(0.01)
+    with anyio.fail_after(10):
+        while not path.exists():
+            await asyncio.sleep(0.01)
     async with daemon.websocket() as session:
         await session.reconnect(command_id)
         await session.started()
@@ -301,10 +303,11 @@ async def test_a_finished_command_replays_until_its_time_is_over(daemon: Daemon)
         await session.reconnect(str(first.command_id), stdout_offset=1)
         assert (await session.outcome()).stdout == "ut\n"
     error = None
-    while error is None:
-        async with daemon.websocket() as session:
-            await session.reconnect(str(first.command_id))
-            error = (await session.outcome()).error_type
+    with anyio.fail_after(10):
+        while error is None:
+            async with daemon.websocket() as session:
+                await session.reconnect(str(first.command_id))
+                error = (await session.outcome()).error_type
     assert error == "SessionExpired"
 
 

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from tests.daemon.test_http import HEAD, ask, fault
@@ -186,10 +187,12 @@ async def test_an_upload_that_breaks_off_leaves_nothing(daemon: Daemon, folder: 
     part = '--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nhalf'
     with daemon.connect() as connection:
         connection.sendall((head + part).encode())
-        while not os.listdir(folder):
+        with anyio.fail_after(10):
+            while not os.listdir(folder):
+                await asyncio.sleep(0.01)
+    with anyio.fail_after(10):
+        while os.listdir(folder):
             await asyncio.sleep(0.01)
-    while os.listdir(folder):
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.root

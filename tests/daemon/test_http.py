@@ -7,6 +7,7 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -268,6 +269,7 @@ async def test_a_command_whose_client_has_gone_is_killed(daemon: Daemon) -> None
     body = json.dumps({"command": f"echo $$ > {path}; sleep 100", "timeout": 0})
     with daemon.connect() as connection:
         connection.sendall(f"POST /execute HTTP/1.1\r\n{HEAD}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        while not path.exists() or not path.read_text():
-            await asyncio.sleep(0.01)
+        with anyio.fail_after(10):
+            while not path.exists() or not path.read_text():
+                await asyncio.sleep(0.01)
     wait_until_gone(int(path.read_text()))

@@ -51,11 +51,13 @@ async def test_a_terminal_can_be_resized_and_the_command_learns_of_it(daemon: Da
 
 
 async def test_an_interrupt_reaches_the_foreground(daemon: Daemon) -> None:
-    async with daemon.execute("trap 'echo caught' INT; echo ready; sleep 100; echo after", pty=True) as session:
+    async with daemon.execute("trap 'echo caught; exit 9' INT; echo ready; read x", pty=True) as session:
         await session.started()
         await session.output_until("ready")
         await session.send("input", data="\x03")
-        assert "caught" in (await session.outcome()).stdout
+        outcome = await session.outcome()
+    assert "caught" in outcome.stdout
+    assert outcome.exit_code == 9
 
 
 async def test_an_interactive_shell_needs_no_command(daemon: Daemon) -> None:
@@ -64,7 +66,7 @@ async def test_an_interactive_shell_needs_no_command(daemon: Daemon) -> None:
         await session.send("input", data="echo $((6*7))\nexit 5\n")
         outcome = await session.outcome()
 
-    assert "\n42\r\n" in outcome.stdout
+    assert "42\r\n" in outcome.stdout
     assert outcome.exit_code == 5
 
 
