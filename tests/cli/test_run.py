@@ -97,7 +97,7 @@ def test_an_unknown_snapshot_is_said() -> None:
     assert done.stderr.startswith(b"sandbox-aio: there is no snapshot 'no-such'")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_kills_the_command(number: signal.Signals, code: int) -> None:
     with running("--", "trap '' INT TERM; echo begun; sleep 60") as process:
         assert process.stdout is not None

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox_aio.server import splice as splice_module
 from sandbox_aio.server.splice import FrameFollower, close_frame, text_frame
 from tests.server.fakes import Daemon, FakeRuntime, RawClient
 from tests.server.test_router import head
@@ -198,6 +199,20 @@ async def test_the_daemons_end_reaches_the_client_at_once(
             client.writer.write(b"still here")
             assert await reader.readexactly(10) == b"still here"
     websocket.done.set()
+
+
+async def test_a_client_that_lingers_after_the_daemons_end_is_cut_off(
+    ready: Ready, websocket: WebsocketDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice_module, "HALF_CLOSED_TIMEOUT", 0.05)
+    async with RawClient.connect(ready.url) as client:
+        await upgraded(client)
+        await websocket.accepted.get()
+        websocket.done.set()
+        assert await client.reader.read() == b""
+        while client.writer.is_closing() is False:
+            client.writer.write(b"x")
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

@@ -146,8 +146,8 @@ class _Run:
                 await anext(aiter(changes))
 
     async def _watch_signals(self, scope: anyio.CancelScope) -> None:
-        """The first SIGINT or SIGTERM kills the command, whose end is awaited; the next one ends everything."""
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        """The first signal kills the command, whose end is awaited; the next one ends everything."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 first = self._signal is None
                 self._signal = number

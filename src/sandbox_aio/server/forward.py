@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h11
 
@@ -132,18 +132,15 @@ class _Forwarding:
         if exchange.request_complete:
             return await self._relay_answer()
         upload = asyncio.create_task(self._relay_body())
+        answer = asyncio.create_task(self._relay_answer())
         try:
-            answer = asyncio.create_task(self._relay_answer())
-            try:
-                # The answer may come before the end of the body; a broken body ends everything.
-                await asyncio.wait((upload, answer), return_when=asyncio.FIRST_COMPLETED)
-                if not answer.done() and upload.done():
-                    upload.result()
-                return await answer
-            finally:
-                await _cancel(answer)
+            # The answer may come before the end of the body, which is then not read on; a broken body ends both.
+            await asyncio.wait((upload, answer), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                upload.result()
+            return await answer
         finally:
-            await _cancel(upload)
+            await _cancel(upload, answer)
 
     async def _send_request(self, secret: str, path: bytes, *, websocket: bool) -> None:
         head = self._exchange.head
@@ -214,9 +211,11 @@ def _only(allowed: frozenset[bytes], headers: Headers) -> list[tuple[bytes, byte
     return [(name, value) for name, value in headers if name in allowed]
 
 
-async def _cancel(task: asyncio.Task[object]) -> None:
-    """Cancel and wait for the end; its error, if it has one, is somebody else's consequence."""
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait for their end; an error of one that was not awaited is a consequence of another's."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

@@ -8,6 +8,7 @@ __all__ = [
     "BODY_TIMEOUT",
     "CLOSE_GRACE",
     "CONNECT_TIMEOUT",
+    "HALF_CLOSED_TIMEOUT",
     "HEAD_TIMEOUT",
     "IDLE_TIMEOUT",
     "LINGER_BYTES",
@@ -45,6 +46,9 @@ BODY_TIMEOUT: Final = 30.0
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds in which a daemon accepts a connection."""
+
+HALF_CLOSED_TIMEOUT: Final = 30.0
+"""Seconds that a client of a websocket has to close its side after the daemon has closed its own."""
 
 LINGER_TIMEOUT: Final = 2.0
 """Seconds in which a peer that is still sending may read our last words before the connection is reset."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from .limits import HALF_CLOSED_TIMEOUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameFollower", "Splice", "close_frame", "text_frame"]
 
-CONTINUATION: Final = 0x0
-CLOSE: Final = 0x8
+CLOSE: Final = 0x88
+"""The first byte of a close frame."""
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """A server's close frame. The reason is at most 123 bytes."""
     payload = code.to_bytes(2, "big") + reason.encode()[:123]
-    return bytes((0x80 | CLOSE, len(payload))) + payload
+    return bytes((CLOSE, len(payload))) + payload
 
 
 def text_frame(text: str) -> bytes:
@@ -77,12 +79,12 @@ class FrameFollower:
                     self.in_message = data[position] < 0x80
                 position += 2 + length
                 continue
-            body = self._frame_end(data, position, size)
-            if body is None:
+            end = self._frame_end(data, position, size)
+            if end is None:
                 self._head = data[position:]
                 self._skip = 0
                 return None
-            position = body
+            position = end
             if to_boundary:
                 self._skip = max(0, position - size)
                 return position - offset if position <= size else None
@@ -164,6 +166,11 @@ class _DaemonSide(_Side):
             if boundary is not None:
                 splice.say_farewell()
 
+    def eof_received(self) -> bool:
+        stays = super().eof_received()
+        self.splice.end_within(HALF_CLOSED_TIMEOUT)
+        return stays
+
 
 class _ClientSide(_Side):
     def data_received(self, data: bytes) -> None:
@@ -223,9 +230,15 @@ class Splice:
             return
         self.departing = True
         self._farewell = (text_frame(last_message) if last_message is not None else b"", close_frame(code))
-        self._deadline = asyncio.get_running_loop().call_later(within, self._client.transport.abort)
+        self.end_within(within)
         if self.follower.at_boundary:
             self.say_farewell()
+
+    def end_within(self, seconds: float) -> None:
+        """Have the client's connection gone after that time, whatever the client does."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self._client.transport.abort)
 
     def say_farewell(self) -> None:
         """Send the last frames and end our side; the client closes its own when it has read them.
