@@ -16,7 +16,7 @@ from ..protocol.download import Download
 from ..protocol.endpoint import LOCAL, control_plane_url, merge_headers
 from ..protocol.endpoint import api_key as find_api_key
 from ..protocol.http_requests import BoxOptions, ControlPlane
-from ..protocol.policy import CommandPolicy, Endpoint
+from ..protocol.policy import Endpoint, policy_from
 from .command import CommandSite
 from .creation import Creation, delete_quietly
 from .embedded import EmbeddedServer
@@ -60,7 +60,7 @@ class Service:
         """Where background work lives; None outside of `async with`."""
         self._constructor_headers = headers
         self._server = EmbeddedServer() if self.url == LOCAL else None
-        self._policy = CommandPolicy()
+        self._policy = policy_from(os.environ)
         self._commands: set[CommandDriver] = set()
 
     @property

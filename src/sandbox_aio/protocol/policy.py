@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 
 import attrs
@@ -9,7 +11,7 @@ import attrs
 from .retry import Backoff
 from .websocket import WebSocketLimits
 
-__all__ = ["CommandPolicy", "Endpoint"]
+__all__ = ["CommandPolicy", "Endpoint", "policy_from"]
 
 
 @attrs.frozen(kw_only=True)
@@ -44,3 +46,37 @@ class CommandPolicy:
     """What the daemon may take, over the command's own timeout, to report it."""
     max_pending_input_bytes: int = 2**20
     limits: WebSocketLimits = attrs.field(factory=lambda: WebSocketLimits(ping_interval=30.0, ping_timeout=60.0))
+
+
+def policy_from(environ: Mapping[str, str]) -> CommandPolicy:
+    """Return the bounds that an environment asks for (wire protocol, section 1.2).
+
+    `LANGSMITH_SANDBOX_WS_TIMEOUT_OPEN` and `_CONNECT_BUDGET` bound one connection and the whole start, `_PING_INTERVAL`
+    and `_PING` the keepalive; all in seconds. A value of zero or less takes the bound away; one that is no number is
+    warned of and ignored. The prefix `LANGCHAIN_` does as well.
+    """
+    interval = _seconds(environ, "PING_INTERVAL", 30.0)
+    patience = _seconds(environ, "PING", 60.0)
+    keepalive = math.inf not in (interval, patience)
+    return CommandPolicy(
+        open_timeout=_seconds(environ, "OPEN", 30.0),
+        start_timeout=_seconds(environ, "CONNECT_BUDGET", 120.0),
+        limits=WebSocketLimits(ping_interval=interval if keepalive else None, ping_timeout=patience),
+    )
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    for prefix in ("LANGSMITH", "LANGCHAIN"):
+        variable = f"{prefix}_SANDBOX_WS_TIMEOUT_{name}"
+        text = environ.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            warnings.warn(f"{variable}={text!r} is no number of seconds; {default:g} is used", stacklevel=3)
+            return default
+        return value if value > 0 else math.inf
+    return default
