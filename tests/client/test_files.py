@@ -302,7 +302,12 @@ async def test_streaming_needs_little_memory(tmp_path: Path) -> None:
 async def test_a_sandbox_without_a_data_plane_says_so_before_anything_is_sent() -> None:
     async with AsyncSandboxClient(api_endpoint="http://127.0.0.1:9") as client:
         sandbox = AsyncSandbox.from_dict({"name": "box"}, client)
-        for attempt in (sandbox.run("true"), sandbox.read("/a"), sandbox.write("/a", "")):
+        for attempt in (
+            sandbox.run("true"),
+            sandbox.read("/a"),
+            sandbox.write("/a", ""),
+            sandbox.reconnect("1"),
+        ):
             with pytest.raises(DataplaneNotConfiguredError, match="'box' has no dataplane_url"):
                 await attempt
         with pytest.raises(DataplaneNotConfiguredError):
