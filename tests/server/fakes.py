@@ -129,7 +129,7 @@ async def next_event(connection: h11.Connection, reader: asyncio.StreamReader) -
 
 
 class FakeRuntime:
-    """Sandboxes in this process. Set `fail` to make starts fail, clear `gate` to make them wait."""
+    """Sandboxes in this process. Starts fail with `fail`, stops and destroys with `stuck`; starts wait for `gate`."""
 
     name = "fake"
 
@@ -137,6 +137,7 @@ class FakeRuntime:
         self.daemons: dict[str, Daemon] = {}
         self.calls: list[tuple[str, str]] = []
         self.fail: RuntimeFailure | None = None
+        self.stuck: RuntimeFailure | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.on_exit: ExitCallback = lambda id, reason: None
@@ -183,10 +184,14 @@ class FakeRuntime:
 
     async def stop(self, id: str) -> None:
         self.calls.append(("stop", id))
+        if self.stuck is not None:
+            raise self.stuck
         await self.daemons[id].close()
 
     async def destroy(self, id: str) -> None:
         self.calls.append(("destroy", id))
+        if self.stuck is not None:
+            raise self.stuck
         await self.daemons.pop(id).close()
 
     async def list(self) -> list[RuntimeStatus]:

@@ -236,6 +236,22 @@ async def test_a_daemon_that_ends_by_itself_fails_its_sandbox(http: httpx.AsyncC
     assert (await http.post(f"/boxes/{box['name']}/stop")).status_code == 400
 
 
+async def test_a_stop_or_delete_that_fails_says_so_and_can_be_tried_again(
+    http: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    box = await create(http, name="stuck")
+    runtime.stuck = RuntimeFailure("a process is in uninterruptible sleep", kind="Busy")
+    for answer in (await http.post("/boxes/stuck/stop"), await http.delete("/boxes/stuck")):
+        detail = answer.json()["detail"]
+        assert (answer.status_code, detail["error"], detail["message"]) == (500, "Busy", str(runtime.stuck))
+    assert (await http.get("/boxes/stuck/status")).json()["status"] == "deleting"
+    assert (await http.post("/boxes/stuck/start")).status_code == 400
+    assert (await http.get(f"/{box['id']}/download?path=x")).json()["detail"]["error"] == "NotReady"
+    runtime.stuck = None
+    assert (await http.delete("/boxes/stuck")).status_code == 204
+    assert (await http.get("/boxes/stuck")).status_code == 404
+
+
 async def test_pages_follow_one_another(http: httpx.AsyncClient) -> None:
     names = [(await create(http, name=f"page-{number}", labels={"n": str(number)}))["name"] for number in range(5)]
     seen: list[str] = []

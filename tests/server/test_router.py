@@ -384,6 +384,22 @@ async def test_a_client_that_leaves_takes_its_request_along(ready: Ready, daemon
         await asyncio.wait_for(daemon.lost.wait(), 5)
 
 
+async def test_an_answer_that_does_not_come_is_cut_off_at_shutdown(
+    server: Server, ready: Ready, daemon: Daemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(reader: asyncio.StreamReader, *_: object) -> None:
+        await reader.read()
+
+    daemon.answer = answer
+    async with RawClient.connect(ready.url) as client:
+        client.writer.write(head("GET", "/v2/sandboxes/one/download"))
+        while not daemon.tasks:
+            await asyncio.sleep(0.001)
+        await server.router.aclose(grace=0)
+        assert await client.ended()
+    assert "cutting off 1 connections" in caplog.text
+
+
 async def test_a_broken_body_takes_its_request_along(ready: Ready, daemon: Daemon) -> None:
     async def answer(reader: asyncio.StreamReader, *_: object) -> None:
         while await reader.read(4096):

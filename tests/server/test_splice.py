@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox_aio.server import router as router_module
 from sandbox_aio.server import splice as splice_module
 from sandbox_aio.server.splice import FrameFollower, close_frame, text_frame
 from tests.server.fakes import Daemon, FakeRuntime, RawClient
@@ -198,6 +199,20 @@ async def test_the_daemons_end_reaches_the_client_at_once(
         if not abrupt:
             client.writer.write(b"still here")
             assert await reader.readexactly(10) == b"still here"
+    websocket.done.set()
+
+
+async def test_a_daemon_that_stays_in_a_frame_holds_up_no_delete(
+    http: httpx.AsyncClient, ready: Ready, websocket: WebsocketDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router_module, "FAREWELL_TIMEOUT", 0.01)
+    async with RawClient.connect(ready.url) as client:
+        await upgraded(client)
+        _, writer = await websocket.accepted.get()
+        writer.write(frame(b"x" * 1000)[:10])
+        assert await client.reader.readexactly(10)
+        assert (await http.delete("/boxes/one")).status_code == 204
+        assert await client.ended()
     websocket.done.set()
 
 
