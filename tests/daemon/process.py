@@ -28,6 +28,7 @@ _STOP_SECONDS = 10.0
 
 _PROGRAM = """
 import json, socket, sys
+sys.path[:] = json.loads(sys.argv[3])
 from sandbox_aio.daemon.main import run
 listener = socket.socket(fileno=int(sys.argv[1]))
 sys.path[:] = []
@@ -170,7 +171,7 @@ def daemon_process(root: Path, **config: Any) -> Iterator[Daemon]:
         listener.bind(path)
         listener.listen(64)
         members = {"sandbox_id": "test", "secret": SECRET, "work_dir": str(root), "files_root": str(root), **config}
-        arguments = [sys.executable, "-c", _PROGRAM, str(listener.fileno()), json.dumps(members)]
+        arguments = [sys.executable, "-c", _PROGRAM, str(listener.fileno()), json.dumps(members), json.dumps(sys.path)]
         process = subprocess.Popen(arguments, pass_fds=[listener.fileno()], env={})
     daemon = Daemon(path, root, process)
     try:
