@@ -30,7 +30,7 @@ def test_the_snapshot_host_is_offered(machine: Machine) -> None:
 
 def test_a_sandbox_keeps_its_files_when_it_is_stopped_and_started(sandbox: Sandbox, machine: Machine) -> None:
     sandbox.sh(
-        "echo kept > /home/user/file; rm /usr/bin/yes; mkdir -p /opt/new/deep; nohup sleep 1000 >/dev/null 2>&1 &"
+        "echo kept > /home/user/file; rm /etc/profile; mkdir -p /opt/new/deep; nohup sleep 1000 >/dev/null 2>&1 &"
     )
     machine.run(machine.runtime.stop(sandbox.id))
     assert machine.run(machine.runtime.address(sandbox.id)) is None
@@ -38,7 +38,7 @@ def test_a_sandbox_keeps_its_files_when_it_is_stopped_and_started(sandbox: Sandb
     machine.run(machine.runtime.stop(sandbox.id))
     address = machine.run(machine.runtime.start(sandbox.id))
     assert ask(address, argv=["cat", "/home/user/file"])["output"] == "kept\n"
-    assert ask(address, argv=["ls", "/usr/bin/yes"])["code"] != 0
+    assert ask(address, argv=["ls", "/etc/profile"])["code"] != 0
     assert ask(address, argv=["ls", "-d", "/opt/new/deep"])["code"] == 0
     assert "sleep" not in ask(address, argv=["ps", "ax"])["output"]
 

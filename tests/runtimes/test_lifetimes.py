@@ -36,6 +36,10 @@ def owner(state: Path, kind: str, count: int = 3, **options: object) -> Iterator
             line = process.stdout.readline()
             assert line, "the owner did not start"
             yield process.pid, {id: DaemonAddress(**fields) for id, fields in json.loads(line).items()}
+        except BaseException:
+            process.kill()
+            with machine(state):  # An ephemeral server ends whatever is there.
+                raise
         finally:
             process.kill()
 
@@ -43,10 +47,9 @@ def owner(state: Path, kind: str, count: int = 3, **options: object) -> Iterator
 def zygote_of(state: Path) -> int:
     """The zygote that holds the lock in a state directory."""
     for pid in processes_named("sandbox-zygote"):
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if link.readlink() == state / "zygote.lock":
-                    return pid
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # Others' zygotes are closed to us.
+            if any(link.readlink() == state / "zygote.lock" for link in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
     raise AssertionError("no zygote")
 
 

@@ -76,8 +76,8 @@ def capabilities(ids: IdMap, cgroups: Cgroups, unmapped: frozenset[str], *, shar
     notes = []
     if ids.count == 1:
         notes.append(
-            "every sandbox runs as this one user, who is root inside, and there is no other user inside; "
-            "run the server as root to give each sandbox 65,536 ids of its own"
+            "every sandbox runs as this one user, who is root inside, there is no other user inside, and the machine's "
+            "own programs cannot be changed; run the server as root to give each sandbox 65,536 ids of its own"
         )
     elif shared_ids:
         notes.append("the file system of the state directory cannot map ids, so all sandboxes share one range of them")

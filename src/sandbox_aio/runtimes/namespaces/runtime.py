@@ -155,6 +155,8 @@ class NamespacesRuntime:
             return
         if self._background:
             await asyncio.wait(self._background)
+        self._sandboxes.clear()
+        self._capabilities = None
         if not destroy:
             self._keeper.leave()
             self._state.close()
@@ -168,8 +170,6 @@ class NamespacesRuntime:
                 os.close(lock)
         finally:
             self._state.close()
-        self._sandboxes.clear()
-        self._capabilities = None
 
     async def _abandon(self) -> None:
         """Undo a half-done `open`, without touching the sandboxes of a persistent predecessor."""
@@ -233,7 +233,9 @@ class NamespacesRuntime:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             await asyncio.to_thread(sandbox_directory.lay, directory, ids, self._overlays, "trial")
-            return await client.request("start", [null, null], plan=attrs.asdict(plan))
+            answer = await client.request("start", [null, null], plan=attrs.asdict(plan))
+            await client.request("kill", id=id)  # It is ending; this waits for the end.
+            return answer
         finally:
             os.close(null)
             self._state.discard(directory)

@@ -1,0 +1,62 @@
+"""The whole folder once more, as an ordinary user, when the tests are run by root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65_534
+
+
+def interpreter() -> str:
+    """An interpreter of this version that an ordinary user may run: root's own may be in a home that is closed."""
+    name = f"python3.{sys.version_info.minor}"
+    for candidate in (sys.executable, f"/usr/local/bin/{name}", f"/usr/bin/{name}"):
+        try:
+            done = subprocess.run(
+                [candidate, "-c", "import sqlite3"], user=NOBODY, group=NOBODY, extra_groups=[], check=False
+            )
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return candidate
+    raise AssertionError(f"an ordinary user may run no {name}: install it with the system's package manager")
+
+
+@pytest.mark.root
+@pytest.mark.timeout(400)
+def test_everything_here_passes_as_an_ordinary_user() -> None:
+    place = Path("/var/tmp") / f"sandbox-aio-test-{os.getpid()}"
+    place.mkdir()
+    try:
+        os.chown(place, NOBODY, NOBODY)
+        environment = {
+            "PATH": os.defpath,
+            "HOME": str(place),
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        options = ["-q", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", "-o", "timeout=120"]
+        done = subprocess.run(
+            [interpreter(), "-m", "pytest", *options, str(Path(__file__).parent)],
+            cwd=ROOT,
+            env=environment,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout
+        assert "tests need root and did not run" in done.stdout
+    finally:
+        subprocess.run(["rm", "-rf", str(place)], check=True)
