@@ -43,6 +43,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["fly"],
         ["run"],
         ["serve", "--port", "many"],
+        ["serve", "--port", "65536"],
         ["serve", "--log-level", "loud"],
         ["serve", "x"],
     ],
@@ -86,3 +87,16 @@ def test_a_server_that_is_not_there_is_one_sentence(
     monkeypatch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{port}")
     assert main(["run", "true"]) == 1
     assert "sandbox-aio: could not connect" in capsys.readouterr().err
+
+
+def test_a_fault_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(config: object) -> object:
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr("sandbox_aio.server.serve.make_runtime", broken)
+    assert main(["serve", "--port", "0", "--state-dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "sandbox-aio: the server failed: ZeroDivisionError('surprise') (--log-level debug shows where)\n"
+    )

@@ -48,6 +48,11 @@ async def test_an_empty_key_is_refused(runtime: FakeRuntime, tmp_path: Path) -> 
     assert "empty" in str(await refused(runtime, state_dir=tmp_path, api_keys=("",)))
 
 
+@pytest.mark.parametrize("url", ["sandboxes.example", "ftp://host", "https://host/path", "https://host?x", "https://"])
+async def test_a_public_url_is_an_origin(runtime: FakeRuntime, tmp_path: Path, url: str) -> None:
+    assert "not an origin" in str(await refused(runtime, state_dir=tmp_path, public_url=url))
+
+
 async def test_what_would_be_forgotten_is_not_kept(runtime: FakeRuntime, tmp_path: Path) -> None:
     assert "--no-ephemeral" in (await refused(runtime, state_dir=tmp_path, ephemeral=False)).hint
 

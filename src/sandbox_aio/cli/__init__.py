@@ -57,10 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8080, help="port to listen on; 0 lets the system choose (default: %(default)s)")
+    add("--port", type=_port, default=8080, help="port to listen on; 0 lets the system choose (default: %(default)s)")
     add("--state-dir", metavar="DIR", help="where sandboxes live (default: /var/lib/sandbox-aio, or below the home)")
     add(
         "--api-key",

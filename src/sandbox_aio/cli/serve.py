@@ -50,8 +50,9 @@ def serve_command(arguments: argparse.Namespace) -> int:
     except ServeError as error:
         complain(str(error), error.hint)
         return 1
-    except OSError as error:
-        complain(f"cannot use the state directory {config.state_dir}: {error.strerror}", "choose another --state-dir")
+    except Exception as error:
+        logging.getLogger("sandbox_aio.server").debug("the server failed", exc_info=True)
+        complain(f"the server failed: {error!r}", "--log-level debug shows where")
         return 1
     return 0
 

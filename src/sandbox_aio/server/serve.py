@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import resource
 import signal
 import ssl
@@ -96,7 +97,13 @@ class Server:
         config = self._config
         _check(config)
         tls = _tls_context(config)
-        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ServeError(
+                f"cannot use the state directory {config.state_dir}: {error.strerror}",
+                hint="choose another --state-dir",
+            ) from error
         capabilities = await self._open_runtime()
         try:
             host, port = await self.router.listen(config.host, config.port, tls=tls)
@@ -189,6 +196,8 @@ def _on_signals() -> asyncio.Event:
 def _check(config: ServerConfig) -> None:
     if any(not key for key in config.api_keys):
         raise ServeError("an API key is empty", hint="give --api-key a value")
+    if config.public_url is not None and not re.fullmatch(r"https?://[^/?#\s]+/?", config.public_url):
+        raise ServeError(f"the public URL {config.public_url!r} is not an origin", hint="such as https://host:port")
     if not config.ephemeral:
         raise ServeError(
             "sandboxes cannot outlive their server yet: it remembers them in memory", hint="leave out --no-ephemeral"
