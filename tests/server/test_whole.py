@@ -20,6 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+PROGRAM = [sys.executable, "-c", "import sys; from sandbox_aio.cli import main; sys.exit(main())"]
+
 TIMEOUT = 20.0
 """Seconds in which anything awaited here happens, on a busy machine."""
 
@@ -59,9 +61,7 @@ def state_dir() -> Iterator[Path]:
 @contextlib.contextmanager
 def served(state_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     command = ["serve", "--port", "0", "--state-dir", str(state_dir), "--api-key", "k", "--log-level", "warning"]
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("sandbox-aio"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([*PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
         try:
             line = line_of(process.stdout)
