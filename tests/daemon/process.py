@@ -169,7 +169,7 @@ def daemon_process(root: Path, **config: Any) -> Iterator[Daemon]:
     path = f"/tmp/sbd-{uuid.uuid4().hex[:12]}"  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
-        listener.listen(64)
+        listener.listen(4096)
         members = {"sandbox_id": "test", "secret": SECRET, "work_dir": str(root), "files_root": str(root), **config}
         arguments = [sys.executable, "-c", _PROGRAM, str(listener.fileno()), json.dumps(members), json.dumps(sys.path)]
         process = subprocess.Popen(arguments, pass_fds=[listener.fileno()], env={})

@@ -102,7 +102,8 @@ async def test_no_signal_is_ignored_or_blocked(daemon: Daemon) -> None:
     lines = (await daemon.run("cat /proc/self/status")).stdout.splitlines()
     status = dict(line.split(":\t") for line in lines if ":\t" in line)
 
-    assert int(status["SigIgn"], 16) == 0
+    of_glibc = 0b11 << 31  # signals 32 and 33: it keeps them for itself, and below `make` it ignores them
+    assert int(status["SigIgn"], 16) & ~of_glibc == 0
     assert int(status["SigBlk"], 16) == 0
 
 

@@ -52,10 +52,19 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield Daemon(sandbox.address.path, Path("/home/user"))
 
 
+LIST_PROCESSES = """
+for folder in /proc/[0-9]*; do
+    case $folder in
+        /proc/1 | /proc/$$) ;;
+        *) mapfile -d '' -t words <$folder/cmdline && echo "${words[*]:-a zombie}" ;;
+    esac
+done 2>/dev/null
+"""
+
+
 async def processes(daemon: Daemon) -> list[str]:
-    """Return the command lines of all processes in the sandbox, zombies too, but for the daemon and those that look."""
-    listing = (await daemon.run("ps -eo pid=,ppid=,args=")).stdout.splitlines()
-    return [line.split(None, 2)[2] for line in listing if line.split()[0] != "1" and "ps -eo" not in line]
+    """Return the command lines of all processes in the sandbox, zombies too, but for the daemon and the one that looks."""
+    return (await daemon.run(LIST_PROCESSES)).stdout.splitlines()
 
 
 async def test_the_daemon_is_the_first_process_and_alone(daemon: Daemon) -> None:

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_terminal_is_the_controlling_one_and_has_a_size_and_a_type(daemon: Daemon) -> None:
-    outcome = await daemon.run("tty; stty size; echo $TERM; echo to-stderr >&2; ps -o tpgid= -p $$; echo $$", pty=True)
+    outcome = await daemon.run(
+        "tty; stty size; echo $TERM; echo to-stderr >&2; cut -d' ' -f8 /proc/$$/stat; echo $$", pty=True
+    )
     name, size, term, stderr, foreground, pid = outcome.stdout.split("\r\n")[:-1]
 
     assert name.startswith("/dev/pts/")

@@ -13,7 +13,7 @@ import re
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Pattern", "Search", "grep_file", "walk"]
 
+_Match: TypeAlias = dict[str, object]
+
 _JSON_BYTES = 64 * 1024
 _LINE_BYTES = 1 << 20
 _PROBE_BYTES = 8 * 1024
 _TEXT_CHARACTERS = 2000
 
 
-class OutOfTime(Exception):
-    """The search took too long, or nobody waits for it any more."""
+class Exhausted(Exception):
+    """The search took too long, found too much, or nobody waits for it any more."""
 
 
 class Pattern:
@@ -81,20 +83,30 @@ class _Budget:
     """What a search may still use. One thread uses it; another may set `cancelled`."""
 
     results: int
+    bytes: int
     until: float
     cancelled: threading.Event = attrs.field(factory=threading.Event)
 
     def check(self) -> None:
-        """Raise OutOfTime if the search is to end."""
+        """Raise Exhausted if the search is to end."""
         if self.cancelled.is_set() or time.monotonic() > self.until:
-            raise OutOfTime
+            raise Exhausted
+
+    def spend(self, match: _Match, size: int, matches: list[_Match]) -> None:
+        """Add a match of about this size, or raise Exhausted if there is no room for it."""
+        self.bytes -= size
+        if self.bytes < 0 or len(matches) >= self.results:
+            raise Exhausted
+        matches.append(match)
 
 
 def walk(root: str, pattern: Pattern, check: Callable[[], None]) -> Iterator[os.DirEntry[str]]:
     """Yield what matches below `root`, in the lexical order of paths. Symlinks are not followed; what is forbidden is
     passed over.
     """
-    pending: list[Iterator[tuple[os.DirEntry[str], frozenset[int], bool]]] = [_list(root, pattern, pattern.start)]
+    pending: list[Iterator[tuple[os.DirEntry[str], frozenset[int], bool]]] = [
+        _list(root, pattern, pattern.start, check)
+    ]
     while pending:
         check()
         step = next(pending[-1], None)
@@ -103,13 +115,13 @@ def walk(root: str, pattern: Pattern, check: Callable[[], None]) -> Iterator[os.
             continue
         entry, state, descend = step
         if descend:
-            pending.append(_list(entry.path, pattern, state))
+            pending.append(_list(entry.path, pattern, state, check))
         else:
             yield entry
 
 
 def _list(
-    path: str, pattern: Pattern, state: frozenset[int]
+    path: str, pattern: Pattern, state: frozenset[int], check: Callable[[], None]
 ) -> Iterator[tuple[os.DirEntry[str], frozenset[int], bool]]:
     """Yield the steps of one directory: an entry that matches, or one to descend into, which sorts as its name and a
     slash.
@@ -117,6 +129,7 @@ def _list(
     steps = []
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         for entry in entries:
+            check()
             after = pattern.advance(state, entry.name)
             if not after:
                 continue
@@ -205,49 +218,43 @@ class Search:
         if type(limit) is not int or limit < 1:
             raise Fault(400, "InvalidRequest", "limit must be a positive whole number")
         root = resolve(self._settings, body.get("path"), "InvalidRequest")
-        budget = _Budget(min(limit, limits.search_results_max), time.monotonic() + limits.search_seconds)
+        budget = _Budget(
+            min(limit, limits.search_results_max), limits.search_bytes, time.monotonic() + limits.search_seconds
+        )
         return pattern, os.path.normpath(root), budget
 
-    async def _run(
-        self, exchange: Exchange, budget: _Budget, search: Callable[[list[dict[str, object]]], None]
-    ) -> None:
-        matches: list[dict[str, object]] = []
+    async def _run(self, exchange: Exchange, budget: _Budget, search: Callable[[list[_Match]], None]) -> None:
+        matches: list[_Match] = []
 
         def complete() -> bool:
             try:
                 search(matches)
-            except OutOfTime:
+            except Exhausted:
                 return False
-            return len(matches) <= budget.results
+            return True
 
         try:
             whole = await asyncio.get_running_loop().run_in_executor(self._threads, complete)
         finally:
             budget.cancelled.set()
-        await exchange.reply(200, {"matches": matches[: budget.results], "truncated": not whole})
+        await exchange.reply(200, {"matches": matches, "truncated": not whole})
 
-    def _glob(self, matches: list[dict[str, object]], root: str, pattern: Pattern, budget: _Budget) -> None:
+    def _glob(self, matches: list[_Match], root: str, pattern: Pattern, budget: _Budget) -> None:
         for entry in walk(root, pattern, budget.check):
             with contextlib.suppress(OSError, ValueError, OverflowError):  # it is gone already, or from another age
-                matches.append(_describe(entry))
-            if len(matches) > budget.results:
-                return
+                budget.spend(_describe(entry), len(entry.path), matches)
 
-    def _grep(
-        self, matches: list[dict[str, object]], root: str, pattern: Pattern, needle: bytes, budget: _Budget
-    ) -> None:
+    def _grep(self, matches: list[_Match], root: str, pattern: Pattern, needle: bytes, budget: _Budget) -> None:
         paths: Iterator[str] = iter([os.path.realpath(root)])
         if os.path.isdir(root):
             found = walk(root, pattern, budget.check)
             paths = (entry.path for entry in found if entry.is_file(follow_symlinks=False))
         for path in paths:
             for number, text in grep_file(path, needle, budget.check):
-                matches.append({"path": path, "line": number, "text": text})
-                if len(matches) > budget.results:
-                    return
+                budget.spend({"path": path, "line": number, "text": text}, len(path) + len(text), matches)
 
 
-def _describe(entry: os.DirEntry[str]) -> dict[str, object]:
+def _describe(entry: os.DirEntry[str]) -> _Match:
     """Return a match of a glob. A symlink is described as what it leads to, or as itself if that is nothing."""
     try:
         status = entry.stat()

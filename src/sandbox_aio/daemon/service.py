@@ -26,7 +26,8 @@ __all__ = ["Service"]
 
 _CLOSE_SECONDS = 1.0
 """How long clients have to take their last bytes when the daemon ends."""
-_BACKLOG = 1024
+_BACKLOG = 4096
+"""Connections that wait to be accepted; the kernel lowers it to `net.core.somaxconn`."""
 
 
 class Service:

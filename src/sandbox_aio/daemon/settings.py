@@ -36,6 +36,8 @@ class DaemonLimits:
     """Results of a glob or a grep that sets no limit."""
     search_results_max: int = 100_000
     """Results of a glob or a grep, whatever limit it sets."""
+    search_bytes: int = 16 << 20
+    """Text and paths of the results of one glob or grep."""
     search_seconds: float = 10.0
     search_threads: int = 4
     idle_seconds: float = 300.0
