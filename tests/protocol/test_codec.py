@@ -330,16 +330,3 @@ def test_whatever_a_daemon_takes_for_a_frame_can_be_sent_again(kind: str, member
         return
     assert frame is not None
     assert codec.decode_client_frame(codec.encode_client_frame(frame).encode()) is not None
-
-
-# --- the path through msgspec itself ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("payload", BAD_OUTPUTS, ids=lambda payload: repr(payload[:50]))
-def test_msgspec_leaves_what_it_should_not_judge_to_the_general_path(payload: bytes) -> None:
-    assert codec_msgspec.decode_output(payload) is None
-
-
-@given(texts())
-def test_msgspec_quotes_as_json_does(text: str) -> None:
-    assert json.loads(codec_msgspec.quote(text.encode())) == text

@@ -57,12 +57,6 @@ def test_messages_of_every_size_arrive_from_either_side(role: str, size: int) ->
 
 
 @both_roles
-def test_binary_messages_are_read_like_text(role: str) -> None:
-    websocket = open_one(role)
-    assert feed(websocket, [frame(BINARY, b"\xff\0", masked=role == "server")]) == [b"\xff\0"]
-
-
-@both_roles
 def test_fragments_are_joined_around_control_frames_and_split_characters(role: str) -> None:
     websocket = open_one(role)
     masked = role == "server"
@@ -79,6 +73,23 @@ def test_fragments_are_joined_around_control_frames_and_split_characters(role: s
     ]
     assert feed(websocket, stream) == ["a€".encode(), b"", b"next"]
     assert sent(websocket) == [(PONG, b"are you there")]
+
+
+@both_roles
+@given(sizes=st.lists(st.sampled_from([0, 1, 125, 126, 4000, 5000, 9000]), max_size=5), room=st.integers(1, 6000))
+def test_one_buffer_may_be_used_for_all_reads(role: str, sizes: list[int], room: int) -> None:
+    """What is kept beyond a read was copied; messages are looked at before the next."""
+    websocket = open_one(role)
+    stream = b"".join(frame(TEXT, bytes((65 + n,)) * size, masked=role == "server") for n, size in enumerate(sizes))
+    buffer = bytearray(room)
+    seen = []
+    for begin in range(0, len(stream), room):
+        piece = stream[begin : begin + room]
+        buffer[: len(piece)] = piece
+        websocket.receive_bytes(memoryview(buffer)[: len(piece)], 1.0)
+        seen += [bytes(event) for event in websocket.events() if isinstance(event, bytes | memoryview)]
+        buffer[:] = b"\xff" * room
+    assert seen == [bytes((65 + n,)) * size for n, size in enumerate(sizes)]
 
 
 @given(
@@ -172,6 +183,16 @@ def test_a_server_refuses_what_is_not_masked() -> None:
     assert feed(open_server(), [frame(TEXT, b"\xff", masked=True)])[0] == violation(
         1007, "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"
     )
+
+
+@both_roles
+def test_a_large_frame_in_pieces_may_be_the_bad_one(role: str) -> None:
+    websocket = open_one(role)
+    bad = frame(TEXT, b"x" * 9000, masked=role == "client")
+    (event,) = feed(websocket, [bad[:5000], bad[5000:] + b"more"])
+    assert isinstance(event, Closed)
+    assert event.violation
+    assert held(websocket) == 0
 
 
 @both_roles
@@ -402,8 +423,6 @@ def test_an_upgrade_cut_anywhere_means_the_same(draw: st.DataObject, payload: by
     client = WebSocket.connect(host="box", target="/")
     stream = handshake(client) + frame(BINARY, payload)
     assert feed(client, draw.draw(in_pieces(stream))) == [Opened(), payload]
-
-
 
 
 @pytest.mark.parametrize(

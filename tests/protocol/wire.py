@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sandbox_aio.protocol.websocket import Closed, Opened, Refused, WebSocket, WebSocketLimits
 
@@ -84,9 +84,15 @@ def feed(websocket: WebSocket, pieces: Iterable[bytes], now: float = 1.0) -> lis
     return events
 
 
-def sent(websocket: WebSocket) -> list[tuple[int, bytes]]:
-    """Drain what a websocket sends, as opcodes and unmasked payloads."""
-    data = b"".join(websocket.bytes_to_send())
+class Sender(Protocol):
+    """A websocket, or what is on one."""
+
+    def bytes_to_send(self) -> list[bytes]: ...
+
+
+def sent(sender: Sender) -> list[tuple[int, bytes]]:
+    """Drain what goes out on an open websocket, as opcodes and unmasked payloads."""
+    data = b"".join(sender.bytes_to_send())
     frames: list[tuple[int, bytes]] = []
     while data:
         size, start = data[1] & 0x7F, 2

@@ -249,19 +249,22 @@ class ClientModel:
                 self.input_due = []  # it was sent, and may have arrived or not
         if before in WAITING and state not in WAITING and not command.finished:
             assert self.now >= self.connect_at
-        if state not in (CommandState.CONNECTING, CommandState.REATTACHING):
-            self.opening_since = None
-        elif self.opening_since is None:
-            self.opening_since = self.now
-        if not command.attached:
-            self.attached_at = None
-        elif not attached or self.attached_at is None:
-            self.attached_at = self.now
+        self._note_times(attached)
         if state is CommandState.FAILED and before is not CommandState.FAILED:
             assert isinstance(self.ended, CommandFailed)
             self._check_failure(self.ended.error)
         if command.finished:
             self._check_the_end()
+
+    def _note_times(self, attached: bool) -> None:
+        if self.command.state not in (CommandState.CONNECTING, CommandState.REATTACHING):
+            self.opening_since = None
+        elif self.opening_since is None:
+            self.opening_since = self.now
+        if not self.command.attached:
+            self.attached_at = None
+        elif not attached or self.attached_at is None:
+            self.attached_at = self.now
 
     def _delay(self, *, resuming: bool) -> float:
         asked, self.retry_after = self.retry_after, None
