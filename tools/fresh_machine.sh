@@ -32,6 +32,7 @@ trap 'rm -rf --one-file-system "$machine"' EXIT
 trap 'exit 1' INT TERM
 cp -a "$base" "$machine"
 cp -L /etc/resolv.conf "$machine/etc/resolv.conf"
+printf '127.0.0.1 localhost fresh\n::1 localhost ip6-localhost\n' >"$machine/etc/hosts" # as every installer does
 # Where a proxy has a certificate of its own, these variables name it.
 for variable in PIP_CERT NODE_EXTRA_CA_CERTS; do
     file=$(printenv "$variable") || continue

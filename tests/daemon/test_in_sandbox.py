@@ -63,7 +63,7 @@ done 2>/dev/null
 
 
 async def processes(daemon: Daemon) -> list[str]:
-    """Return the command lines of all processes in the sandbox, zombies too, but for the daemon and the one that looks."""
+    """Return the command lines of all processes in the sandbox, zombies too, but for the daemon and what looks."""
     return (await daemon.run(LIST_PROCESSES)).stdout.splitlines()
 
 

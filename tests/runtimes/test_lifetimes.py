@@ -137,9 +137,9 @@ def test_persistent_sandboxes_outlive_their_server_and_are_found_again(tmp_path:
         assert found == dict.fromkeys(addresses, "running")
         for id, address in addresses.items():
             assert made.run(made.runtime.address(id)) == address
-            output = ask(address, argv=["sh", "-c", "cat /tmp/here; ps ax"])["output"]
+            output = ask(address, argv=["sh", "-c", "cat /tmp/here /proc/[0-9]*/comm"])["output"]
             assert output.startswith("still")
-            assert "sleep 1000" in output
+            assert "sleep" in output
         first, *_ = addresses
         ask(addresses[first], exit=3)
         assert eventually(lambda: made.exits)
