@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 
 import anyio
 import pytest
@@ -29,14 +28,13 @@ async def use(http: HttpDriver, *, close: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_one_driver_serves_one_event_loop_after_the_other(backend: str) -> None:
     """The connections of a loop that is over cannot be closed any more; they are left to the garbage collector."""
     http = HttpDriver(headers={}, max_retries=0)
     anyio.run(lambda: use(http, close=False), backend=backend)
     anyio.run(lambda: use(http, close=True), backend=backend)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import attrs
 
-from ..errors import DataplaneNotConfiguredError
+from ..errors import DataplaneNotConfiguredError, SandboxConnectionError
 from ..models import SandboxRecord
 from ..protocol.file_requests import DataPlane, multipart_frame
 from ..protocol.frames import Reconnect
@@ -229,7 +229,7 @@ class AsyncSandbox:
         except WebSocketMissing as missing:
             await self._client.get_sandbox_status(self.name, headers=headers)
             if not wait:
-                raise missing.error from None
+                raise SandboxConnectionError("this server has no websocket; use wait=True") from missing.error
             return await run_over_http(
                 self._service.http, plane, frame, on_stdout=on_stdout, on_stderr=on_stderr, headers=headers
             )

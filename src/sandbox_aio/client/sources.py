@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -12,7 +13,7 @@ import anyio.to_thread
 import attrs
 
 if TYPE_CHECKING:
-    from ..drivers.http import UploadSource
+    from ..drivers.http_body import UploadSource
 
 __all__ = ["Source", "upload_source"]
 
@@ -43,7 +44,7 @@ class _Memory:
     def size(self) -> int:
         return memoryview(self.content).nbytes
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes]:
         view = memoryview(self.content).cast("B")
         for start in range(0, len(view), PIECE_BYTES):
             yield bytes(view[start : start + PIECE_BYTES])
@@ -55,7 +56,7 @@ class _LocalFile:
     size: int
     replayable = True
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes]:
         async with await anyio.open_file(self.path, "rb") as file:
             while piece := await file.read(PIECE_BYTES):
                 yield piece
@@ -67,7 +68,7 @@ class _FileObject:
     size: None = None
     replayable = False
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes]:
         while piece := await anyio.to_thread.run_sync(self.file.read, PIECE_BYTES):
             yield piece
 
@@ -78,8 +79,12 @@ class _Pieces:
     size: None = None
     replayable = False
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        if isinstance(self.iterable, AsyncIterable):
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        if isinstance(self.iterable, AsyncGenerator):
+            async with aclosing(self.iterable) as pieces:
+                async for piece in pieces:
+                    yield piece
+        elif isinstance(self.iterable, AsyncIterable):
             async for piece in self.iterable:
                 yield piece
         else:

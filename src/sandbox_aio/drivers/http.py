@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import attrs
@@ -18,6 +18,7 @@ import httpx
 from ..protocol.endpoint import merge_headers
 from ..protocol.http_call import HttpResponse
 from ..protocol.http_retry import HttpRetry
+from .http_body import Body, UploadBody, UploadSource, WholeBody
 from .http_failures import AttemptFailed, classify, too_long, took_too_long
 from .http_pool import CONNECT_SECONDS, HttpPool
 
@@ -32,24 +33,6 @@ __all__ = ["HttpDriver", "UploadSource"]
 T = TypeVar("T")
 
 _MAX_ERROR_BYTES = 64 * 1024
-
-
-class UploadSource(Protocol):
-    """Bytes for an upload."""
-
-    @property
-    def size(self) -> int | None:
-        """How many bytes there are, if that is known beforehand."""
-        ...
-
-    @property
-    def replayable(self) -> bool:
-        """Whether `pieces` may be called again after it was read from."""
-        ...
-
-    def pieces(self) -> AsyncIterator[bytes]:
-        """The bytes from the first on."""
-        ...
 
 
 class HttpDriver:
@@ -75,19 +58,7 @@ class HttpDriver:
         Args:
             headers: For this call only; they override those of the driver.
         """
-        retry = HttpRetry(call.resend, self.max_retries)
-        while True:
-            try:
-                response = await self._exchange(call, headers)
-                wait = retry.after_response(response.status, response.headers, jitter=random.random())
-            except AttemptFailed as attempt:
-                wait = retry.after_failure(attempt.failure, jitter=random.random())
-                if wait is None:
-                    raise attempt.error from attempt.__cause__
-            else:
-                if wait is None:
-                    return call.read(attrs.evolve(response, sent_before=retry.maybe_done))
-            await anyio.sleep(wait)
+        return await self._send(call, headers, lambda: WholeBody(call.body))
 
     async def upload(
         self,
@@ -101,21 +72,7 @@ class HttpDriver:
         It is sent again only if the source was not touched or can be read anew. `call.timeout` bounds each silence
         of the server, not the whole. An exception of the source passes through.
         """
-        retry = HttpRetry(call.resend, self.max_retries)
-        while True:
-            body = _UploadStream(source, frame)
-            try:
-                async with self._open(call, headers, body) as stream:
-                    response = await stream.read(call.max_body_bytes)
-                wait = retry.after_response(response.status, response.headers, jitter=random.random())
-            except AttemptFailed as attempt:
-                wait = retry.after_failure(attempt.failure, jitter=random.random())
-                if wait is None or body.spent:
-                    raise attempt.error from attempt.__cause__
-            else:
-                if wait is None or body.spent:
-                    return call.read(attrs.evolve(response, sent_before=retry.maybe_done))
-            await anyio.sleep(wait)
+        return await self._send(call, headers, lambda: UploadBody(source, frame))
 
     async def download(
         self,
@@ -127,7 +84,7 @@ class HttpDriver:
         retry = HttpRetry(download.request().resend, self.max_retries)
         while True:
             try:
-                async with self._open(download.request(), headers, None) as stream:
+                async with self._open(download.request(), headers, WholeBody(None)) as stream:
                     wait = retry.after_response(stream.head.status, stream.head.headers, jitter=random.random())
                     if wait is None:
                         return await _receive(download, stream, write)
@@ -137,31 +94,47 @@ class HttpDriver:
                     raise attempt.error from attempt.__cause__
             await anyio.sleep(wait)
 
-    async def _exchange(self, call: HttpCall[Any], headers: Mapping[str, str] | None) -> HttpResponse:
+    async def _send(self, call: HttpCall[T], headers: Mapping[str, str] | None, new_body: Callable[[], Body]) -> T:
+        retry = HttpRetry(call.resend, self.max_retries)
+        while True:
+            body = new_body()
+            try:
+                response = await self._exchange(call, headers, body)
+                wait = retry.after_response(response.status, response.headers, jitter=random.random())
+            except AttemptFailed as attempt:
+                wait = retry.after_failure(attempt.failure, jitter=random.random())
+                if wait is None or body.spent:
+                    raise attempt.error from attempt.__cause__
+            else:
+                if wait is None or body.spent:
+                    return call.read(attrs.evolve(response, sent_before=retry.maybe_done))
+            await anyio.sleep(wait)
+
+    async def _exchange(self, call: HttpCall[Any], headers: Mapping[str, str] | None, body: Body) -> HttpResponse:
         """One attempt."""
         with anyio.move_on_after(math.inf if call.unbounded_body else call.timeout + CONNECT_SECONDS):
-            async with self._open(call, headers, None) as stream:
+            async with self._open(call, headers, body) as stream:
                 return await stream.read(call.max_body_bytes)
         raise took_too_long(call)
 
     @asynccontextmanager
     async def _open(
-        self, call: HttpCall[Any], headers: Mapping[str, str] | None, body: _UploadStream | None
+        self, call: HttpCall[Any], headers: Mapping[str, str] | None, body: Body
     ) -> AsyncIterator[_ResponseStream]:
         """One attempt, up to the head of the response. Raises AttemptFailed or a SandboxClientError."""
-        merged = merge_headers(self.headers, headers, call.headers)
+        merged = merge_headers(self.headers, headers, call.headers, body.framing)
+        timeout = httpx.Timeout(call.timeout, connect=min(call.timeout, CONNECT_SECONDS))
         with self.pool.lend(call.url) as client:
-            timeout = httpx.Timeout(call.timeout, connect=min(call.timeout, CONNECT_SECONDS))
             try:
-                if body is None:
-                    request = client.build_request(
-                        call.method, call.url, headers=merged, content=call.body, timeout=timeout
-                    )
-                else:
-                    request = body.request(client, call, merged, timeout)
+                request = client.build_request(call.method, call.url, headers=merged, timeout=timeout)
+                if "transfer-encoding" in merged:
+                    request.headers.pop("content-length", None)  # Some versions of httpx say 0.
+                request.stream = body
                 response = await client.send(request, stream=True)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise classify(error, call) from error
+            finally:
+                await body.aclose()
             stream = _ResponseStream(call, response)
             try:
                 yield stream
@@ -217,37 +190,3 @@ class _ResponseStream:
             with suppress(httpx.HTTPError, httpx.StreamError):
                 async for _ in self._pieces:
                     pass
-
-
-class _UploadStream(httpx.AsyncByteStream):
-    """The body of one attempt at an upload."""
-
-    def __init__(self, source: UploadSource, frame: tuple[bytes, bytes]) -> None:
-        self._source = source
-        self._frame = frame
-        self._touched = False
-
-    @property
-    def spent(self) -> bool:
-        """Whether the source was read from and cannot be read again."""
-        return self._touched and not self._source.replayable
-
-    def request(
-        self, client: httpx.AsyncClient, call: HttpCall[Any], headers: dict[str, str], timeout: httpx.Timeout
-    ) -> httpx.Request:
-        """The request that this is the body of."""
-        request = client.build_request(call.method, call.url, headers=headers, timeout=timeout)
-        if self._source.size is None:
-            request.headers["transfer-encoding"] = "chunked"
-        else:
-            request.headers["content-length"] = str(self._source.size + sum(map(len, self._frame)))
-        request.stream = self
-        return request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        head, tail = self._frame
-        yield head
-        self._touched = True
-        async for piece in self._source.pieces():
-            yield piece
-        yield tail
