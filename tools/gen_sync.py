@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "sandbox_aio"
 CLIENT = PACKAGE / "client"
 OUTPUT = PACKAGE / "sync" / "_generated.py"
-BY_HAND = {"__init__.py", "_bridge.py", "_portal.py"}
+BY_HAND = {"__init__.py", "_bridge.py", "_call.py", "_portal.py"}
 """What else lies in the output's folder."""
 
 HEADER = '''\

@@ -18,7 +18,7 @@ import trio
 
 from sandbox_aio.errors import ClientClosedError, CommandTimeoutError, LocalProtocolError, ResourceNotFoundError
 from sandbox_aio.sync import Portal, _bridge
-from sandbox_aio.sync._portal import Call
+from sandbox_aio.sync._call import Call
 from tests.sync.facade import SandboxClient
 
 if TYPE_CHECKING:
@@ -336,6 +336,50 @@ def test_closing_ends_the_calls_of_other_threads(wait: Callable[[Sandbox, Comman
         for call in calls:
             assert isinstance(call.exception(10), ClientClosedError)
     assert client.log[-2:] == ["delete box", "closed"]
+
+
+def test_an_interrupt_while_the_client_is_entered_leaves_it_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SandboxClient()
+
+    def interrupted(call: Call) -> object:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Call, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.list_sandboxes()
+    assert len(client.list_sandboxes()) == 2
+    client.close()
+    assert client.log == ["open", "closed"]
+
+
+def test_an_interrupt_before_the_client_is_entered_leaves_it_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SandboxClient()
+
+    def interrupted(*_: object) -> bool:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Portal, "soon", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.list_sandboxes()
+    assert len(client.list_sandboxes()) == 2
+    client.close()
+    assert threading.active_count() == 1
+
+
+def test_a_client_that_cannot_be_entered_says_why_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SandboxClient()
+
+    async def refuse(_: object) -> None:
+        raise ResourceNotFoundError("no service")
+
+    monkeypatch.setattr(type(client._async), "__aenter__", refuse)
+    with pytest.raises(ResourceNotFoundError, match="no service"):
+        client.list_sandboxes()
+    monkeypatch.undo()
+    assert len(client.list_sandboxes()) == 2
+    client.close()
 
 
 def test_many_threads_may_close() -> None:

@@ -19,7 +19,8 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import ClientClosedError
-from ._portal import Call, Portal, Stay
+from ._call import Call, Stay
+from ._portal import Portal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -73,7 +74,12 @@ class Bridge:
                 if self._closed:
                     raise ClientClosedError("the client is closed: make a new one")
                 if self._stay is None:
-                    self._stay = Stay(self._portal, None, self._client).enter()
+                    self._stay = stay = Stay(self._portal, None, self._client)
+                    try:
+                        stay.enter()
+                    finally:
+                        if stay.over:
+                            self._stay = None
 
     @overload
     def call(self, function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T: ...
