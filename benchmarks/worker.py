@@ -1,8 +1,8 @@
 """A process that holds one client and does workloads on request, so that the variants do not warm or tire each other.
 
-`python -m benchmarks.worker SDK --endpoint URL` reads one job a line from standard input, `{"workload": name,
-"arguments": {...}}`, and answers each with a line, `{"value": number, "cpu": seconds}`, where `cpu` is what the job took of
-this process's processor time. After the first `{"error": text}` it ends.
+`python -m benchmarks.worker SDK --endpoint URL` reads one job a line from standard input,
+`{"workload": name, "arguments": {...}}`, and answers each with a line, `{"value": number, "cpu": seconds}`, where `cpu`
+is what the job took of this process's processor time. After the first `{"error": text}` it ends.
 """
 
 from __future__ import annotations
