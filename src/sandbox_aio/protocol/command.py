@@ -23,17 +23,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import (
-    CommandTimeoutError,
     LocalProtocolError,
     RemoteProtocolError,
     SandboxClientError,
     SandboxConnectionError,
-    SandboxConnectTimeoutError,
 )
 from ..models import OutputChunk
 from .codec import CodecError, decode_server_frame, encode_client_frame
-from .command_errors import RETRYABLE_STATUSES, error_of_refusal, error_of_reply
+from .command_errors import (
+    RETRYABLE_STATUSES,
+    error_of_deadline,
+    error_of_losses,
+    error_of_refusal,
+    error_of_reply,
+)
 from .cursor import OutputCursor
+from .deadlines import Deadlines, Due
 from .events import CommandEvent, CommandExited, CommandFailed, CommandStarted
 from .frames import ErrorReply, Execute, Exit, Reconnect, ServerFrame, Started, Stream
 from .intents import Intents
@@ -111,11 +116,7 @@ class ClientCommand:
         self._websocket: WebSocket | None = None
         self._out: list[bytes] = []
         self._events: list[CommandEvent] = []
-        self._connect_at: float | None = None
-        self._open_by: float | None = None
-        self._start_by: float | None = None
-        self._kill_by: float | None = None
-        self._run_by: float | None = None
+        self._deadlines = Deadlines()
         self._attached_at: float | None = None
 
     # --- what a driver asks ------------------------------------------------------------------------------------------
@@ -174,8 +175,7 @@ class ClientCommand:
         if self._attached_at is not None and self._attempts.used:
             healthy = self._attached_at + self._policy.healthy_after
         silent = self._websocket.deadline() if self._websocket is not None else None
-        instants = (self._connect_at, self._open_by, self._start_by, self._kill_by, self._run_by, healthy, silent)
-        return min((instant for instant in instants if instant is not None), default=None)
+        return self._deadlines.earliest(healthy, silent)
 
     # --- what a driver reports ---------------------------------------------------------------------------------------
 
@@ -187,10 +187,10 @@ class ClientCommand:
         """
         if isinstance(self._opening, Execute):
             self._step(CommandInput.CONNECT)
-            self._start_by = now + self._policy.start_timeout
+            self._deadlines.start_by = now + self._policy.start_timeout
         else:
             self._step(CommandInput.ATTACH)
-        self._open_by = now + self._policy.open_timeout
+        self._deadlines.open_by = now + self._policy.open_timeout
 
     def connection_made(self, now: float) -> None:
         """A transport is open: the upgrade request is queued. Then call `bytes_to_send`.
@@ -236,22 +236,20 @@ class ClientCommand:
         """Do what is due by now."""
         if self.finished:
             return
-        policy = self._policy
-        if _due(self._kill_by, now):
-            waited = f"the command was killed, but its exit was not reported within {policy.kill_grace:g} s"
-            self._fail(SandboxConnectionError(waited), now)
-        elif _due(self._run_by, now):
-            self._overdue(now)
-        elif _due(self._start_by, now):
-            message = f"the command did not start within {policy.start_timeout:g} s"
-            self._fail(SandboxConnectTimeoutError(message), now)
-        elif _due(self._open_by, now):
-            message = f"the connection was not established within {policy.open_timeout:g} s"
-            self._lost(SandboxConnectTimeoutError(message), now)
-        elif _due(self._connect_at, now):
-            self._connect_at = None
-            self._open_by = now + policy.open_timeout
+        due = self._deadlines.due(now)
+        if due is Due.CONNECT:
+            self._deadlines.connect_at = None
+            self._deadlines.open_by = now + self._policy.open_timeout
             self._step(CommandInput.ATTACH if self.state is CommandState.DETACHED else CommandInput.CONNECT)
+        elif due is not None:
+            timeout = self._opening.timeout_seconds if isinstance(self._opening, Execute) else 0
+            error = error_of_deadline(due, self._policy, timeout)
+            if due is Due.OPEN:
+                self._lost(error, now)
+                return
+            self._intents.kill()
+            self._send_intents()
+            self._fail(error, now)
         else:
             self._refill_if_healthy(now)
             if self._websocket is not None:
@@ -293,8 +291,8 @@ class ClientCommand:
         """
         self._check_not_over("kill it")
         self._intents.kill()
-        if self._kill_by is None:
-            self._kill_by = now + self._policy.kill_grace
+        if self._deadlines.kill_by is None:
+            self._deadlines.kill_by = now + self._policy.kill_grace
         self._send_intents()
 
     def send_input(self, text: str) -> None:
@@ -405,7 +403,7 @@ class ClientCommand:
 
     def _opened(self, now: float) -> None:
         assert self._websocket is not None
-        self._open_by = None
+        self._deadlines.open_by = None
         opening = self._opening
         if self.state is CommandState.REATTACHING:
             opening = Reconnect(
@@ -443,12 +441,12 @@ class ClientCommand:
         if not first:
             return
         self.command_id = frame.command_id
-        self._start_by = None
+        self._deadlines.start_by = None
         self._attached_at = now
         self._attempts = Attempts(self._policy.reattach_attempts)
         assert isinstance(self._opening, Execute)
         if self._opening.timeout_seconds > 0:
-            self._run_by = now + self._opening.timeout_seconds + self._policy.timeout_grace
+            self._deadlines.run_by = now + self._opening.timeout_seconds + self._policy.timeout_grace
         self._events.append(CommandStarted(command_id=frame.command_id, pid=frame.pid))
         self._send_intents()
 
@@ -465,34 +463,20 @@ class ClientCommand:
         """The connection is gone, and another may be better: wait for it, or give up."""
         self._refill_if_healthy(now)
         self._websocket = None
-        self._open_by = self._attached_at = None
+        self._deadlines.open_by = self._attached_at = None
         self._out = []
         self._step(CommandInput.LOST)
         self._intents.connection_lost()
         resuming = self.state is CommandState.DETACHED
         if not self._attempts.spend():
-            what = "attached to" if resuming else "started"
             tries = self._attempts.limit if resuming else self._attempts.limit + 1
-            message = f"the command could not be {what} in {tries} tries; the last failed: {error}"
-            if resuming:
-                message += f"; it may still run: reconnect({self.command_id!r}) attaches to it again"
-            failure = SandboxConnectionError(message)
-            failure.__cause__ = error
+            failure = error_of_losses(error, command_id=self.command_id, tries=tries, started=resuming)
             self._fail(failure, now)
             return
         used = self._attempts.used - 1 if resuming else self._attempts.used
         delay = self._policy.backoff.delay(used, self._chance()) if used else 0.0
         asked: float | None = getattr(error, "retry_after", None)
-        self._connect_at = now + (min(asked, self._policy.start_timeout) if asked is not None else delay)
-
-    def _overdue(self, now: float) -> None:
-        assert isinstance(self._opening, Execute)
-        timeout = self._opening.timeout_seconds
-        self._intents.kill()
-        self._send_intents()
-        grace = self._policy.timeout_grace
-        message = f"the command's time of {timeout:g} s passed, and the sandbox did not end it within {grace:g} s more"
-        self._fail(CommandTimeoutError(message, timeout), now)
+        self._deadlines.connect_at = now + (min(asked, self._policy.start_timeout) if asked is not None else delay)
 
     def _violation(self, reason: str, now: float) -> None:
         hint = "; is this the address of a sandbox service?" if not self.may_run else ""
@@ -521,7 +505,3 @@ class ClientCommand:
     def _check_not_over(self, what: str) -> None:
         if self.finished:
             raise LocalProtocolError(f"the command is over ({self.state.value}): it is too late to {what}")
-
-
-def _due(instant: float | None, now: float) -> bool:
-    return instant is not None and now >= instant

@@ -11,16 +11,19 @@ from ..errors import (
     SandboxAuthenticationError,
     SandboxClientError,
     SandboxConnectionError,
+    SandboxConnectTimeoutError,
     SandboxOperationError,
     SandboxRetryableConnectionError,
 )
+from .deadlines import Due
 from .retry import parse_retry_after
 
 if TYPE_CHECKING:
     from .frames import ErrorReply
+    from .policy import CommandPolicy
     from .websocket import Refused
 
-__all__ = ["RETRYABLE_STATUSES", "error_of_refusal", "error_of_reply"]
+__all__ = ["RETRYABLE_STATUSES", "error_of_deadline", "error_of_losses", "error_of_refusal", "error_of_reply"]
 
 RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Answers to an upgrade after which another try may succeed (section 3.2)."""
@@ -42,6 +45,34 @@ def error_of_reply(reply: ErrorReply, *, command_id: str, attaching: bool, timeo
     }
     message = unknown.get(reply.error_type) if attaching else None
     return SandboxOperationError(message or reply.error, operation, reply.error_type)
+
+
+def error_of_deadline(due: Due, policy: CommandPolicy, timeout: float) -> SandboxClientError:
+    """Return what it means that a bound of `policy`, or the command's own `timeout` with its grace, has passed."""
+    if due is Due.KILL:
+        return SandboxConnectionError(
+            f"the command was killed, but its exit was not reported within {policy.kill_grace:g} s"
+        )
+    if due is Due.RUN:
+        return CommandTimeoutError(
+            f"the command's time of {timeout:g} s passed, and the sandbox did not end it within"
+            f" {policy.timeout_grace:g} s more",
+            timeout,
+        )
+    if due is Due.START:
+        return SandboxConnectTimeoutError(f"the command did not start within {policy.start_timeout:g} s")
+    return SandboxConnectTimeoutError(f"the connection was not established within {policy.open_timeout:g} s")
+
+
+def error_of_losses(last: SandboxClientError, *, command_id: str, tries: int, started: bool) -> SandboxClientError:
+    """Return what it means that no more connections will be tried, after the `last` one failed."""
+    what = "attached to" if started else "started"
+    message = f"the command could not be {what} in {tries} tries; the last failed: {last}"
+    if started:
+        message += f"; it may still run: reconnect({command_id!r}) attaches to it again"
+    error = SandboxConnectionError(message)
+    error.__cause__ = last
+    return error
 
 
 def error_of_refusal(refused: Refused) -> SandboxClientError:
