@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -102,6 +103,27 @@ async def test_cancelled_while_the_server_takes_longer_than_we_wait(
             tasks.cancel_scope.cancel()
         assert anyio.current_time() - started < creation.CLEAN_UP_SECONDS
         assert len(plane.created) == 1
+        assert plane.boxes == {}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_cancelled_by_asyncio_itself() -> None:
+    async with service() as (plane, client, _):
+        plane.before_ready = lambda: anyio.sleep(0.2)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), client.sandbox():
+                raise AssertionError
+        assert len(plane.created) == 1
+        assert plane.boxes == {}
+        task = asyncio.create_task(enter(client))
+        plane.arrived = anyio.Event()
+        await plane.arrived.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(plane.created) == 2
         assert plane.boxes == {}
 
 

@@ -225,7 +225,8 @@ class AsyncSandbox:
                 return await run_command(
                     site, frame, on_stdout=on_stdout, on_stderr=on_stderr, max_output_bytes=max_output_bytes
                 )
-            return await start_command(site, frame, max_output_bytes=max_output_bytes or HANDLE_OUTPUT_BYTES)
+            keep = HANDLE_OUTPUT_BYTES if max_output_bytes is None else max_output_bytes
+            return await start_command(site, frame, max_output_bytes=keep)
         except WebSocketMissing as missing:
             await self._client.get_sandbox_status(self.name, headers=headers)
             if not wait:

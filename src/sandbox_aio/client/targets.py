@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from contextlib import asynccontextmanager
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -13,10 +13,42 @@ import anyio.to_thread
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-__all__ = ["Target", "open_target"]
+__all__ = ["Target", "Writable", "open_target"]
 
-Target: TypeAlias = str | os.PathLike[str] | IO[bytes]
+PIECE_BYTES = 1024 * 1024
+"""How much is collected before it is written: each write is a trip to a worker thread."""
+
+
+class Writable(Protocol):
+    """A binary file object."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all of the data."""
+        ...
+
+
+Target: TypeAlias = str | os.PathLike[str] | Writable
 """The path of a local file, or a binary file object."""
+
+
+class _Collector:
+    """Hands bytes to a file in large pieces, in a worker thread."""
+
+    def __init__(self, file: Writable) -> None:
+        self._file = file
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    async def write(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size >= PIECE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        data, self._pieces, self._size = b"".join(self._pieces), [], 0
+        if data:
+            await anyio.to_thread.run_sync(self._file.write, data)
 
 
 @asynccontextmanager
@@ -24,24 +56,19 @@ async def open_target(target: Target) -> AsyncGenerator[Callable[[bytes], Awaita
     """Yield the coroutine function that takes the bytes.
 
     A local file is written under another name in its folder and renamed when everything arrived; otherwise what was
-    there stays as it was. A file object gets the bytes as they come.
+    there stays as it was. A file object gets the bytes as they come; it is not closed.
     """
     if not isinstance(target, str | os.PathLike):
-        write = target.write
-
-        async def write_object(piece: bytes) -> object:
-            return await anyio.to_thread.run_sync(write, piece)
-
-        yield write_object
+        collector = _Collector(target)
+        yield collector.write
+        await collector.flush()
         return
     path = os.fspath(target)
     file = await anyio.to_thread.run_sync(_create_beside, path)
     try:
-
-        async def write_file(piece: bytes) -> object:
-            return await anyio.to_thread.run_sync(file.write, piece)
-
-        yield write_file
+        collector = _Collector(file)
+        yield collector.write
+        await collector.flush()
         await anyio.to_thread.run_sync(_keep, file, path)
     except BaseException:
         with anyio.CancelScope(shield=True):
@@ -51,14 +78,11 @@ async def open_target(target: Target) -> AsyncGenerator[Callable[[bytes], Awaita
 
 def _create_beside(path: str) -> IO[bytes]:
     folder, name = os.path.split(path)
-    return tempfile.NamedTemporaryFile(dir=folder or ".", prefix=f".{name}.", suffix=".part", delete=False)
+    return open(os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part"), "xb")
 
 
 def _keep(file: IO[bytes], path: str) -> None:
     file.close()
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(file.name, 0o666 & ~umask)
     os.replace(file.name, path)
 
 
