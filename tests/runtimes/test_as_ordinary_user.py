@@ -41,7 +41,7 @@ def test_everything_here_passes_as_an_ordinary_user() -> None:
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        options = ["-q", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", "-o", "timeout=120"]
+        options = ["-q", "--tb=native", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", "-o", "timeout=120"]
         done = subprocess.run(
             [interpreter(), "-m", "pytest", *options, str(Path(__file__).parent)],
             cwd=ROOT,

@@ -18,6 +18,7 @@ Both report to the zygote over one socket; a stage that fails is named there, an
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -167,6 +168,7 @@ class _Child:
             ("limit resources", privileges.limit_resources),
             ("bring lo up", syscalls.loopback_up),
             ("wait for the zygote", self._be_adopted),
+            ("warm up", _warm_up),
         )
 
     def _be_adopted(self) -> None:
@@ -225,6 +227,12 @@ class _Child:
         if received is None or word not in received[0]:
             os._exit(0)  # The zygote has given this boot up.
         return received
+
+
+def _warm_up() -> None:
+    """Turn an event loop once, as the daemon will: the memory that this writes to is copied now and not then."""
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(asyncio.sleep(0))
 
 
 def _forget_how_to_import() -> None:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import uuid
 import zlib
 from pathlib import Path
@@ -43,10 +42,6 @@ __all__ = ["NamespacesRuntime"]
 logger: logging.Logger = logging.getLogger("sandbox_aio.runtimes")
 
 DAEMON_ENTRY: Final = "sandbox_aio.daemon.main:run"
-_ENVIRONMENT: Final = {
-    "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-}
 _HOSTNAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -249,17 +244,7 @@ class NamespacesRuntime:
 
     async def snapshots(self) -> list[SnapshotInfo]:
         """Return the one snapshot that there is: the machine's own programs in a fresh system."""
-        capacity = (await asyncio.to_thread(shutil.disk_usage, self._state.path)).total
-        return [
-            SnapshotInfo(
-                id=HOST_SNAPSHOT_ID,
-                name="host",
-                tags=("latest",),
-                fs_capacity_bytes=capacity,
-                work_dir=handover.FILES_ROOT,
-                env_vars=_ENVIRONMENT,
-            )
-        ]
+        return [await asyncio.to_thread(snapshot_host.describe, self._state.path)]
 
     async def create(self, spec: SandboxSpec) -> None:
         """Make a sandbox's directory: see `Runtime.create`. Nothing happens when there is such a sandbox.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from typing import Any
 
@@ -82,6 +83,14 @@ class SandboxProcess:
         for descriptor in self.handover:
             os.close(descriptor)
         self.handover = ()
+
+    def is_alive(self) -> bool:
+        """Tell whether the process that matters now, usher or init, has not ended."""
+        descriptor = self.usher_fd if self.usher_fd is not None else self.init_fd
+        assert descriptor is not None
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        return not ended.poll(0) and not self.ending
 
     def has_message(self) -> bool:
         """Tell whether the usher or the init has said something that was not read yet."""

@@ -15,13 +15,16 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from ..base import SnapshotInfo
 from . import python_environment, removal
+from .handover import FILES_ROOT
 
-__all__ = ["HOST_SNAPSHOT_ID", "SYSTEM_DIRECTORIES", "build_skeleton", "system_directories"]
+__all__ = ["HOST_SNAPSHOT_ID", "SYSTEM_DIRECTORIES", "build_skeleton", "describe", "system_directories"]
 
 HOST_SNAPSHOT_ID: Final = "5a1d8c0e-7f3b-4b62-9c57-0e6f2a9b4d10"
 """The same everywhere and for ever, so that an example can name it."""
 
+_PATH: Final = f"/{python_environment.VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SYSTEM_DIRECTORIES: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _VERSION: Final = "1"
 """Change it whenever the skeleton's content changes."""
@@ -129,6 +132,18 @@ _DIRECTORIES: Final = {
 }
 _LINKS: Final = {"var/run": "/run", "var/lock": "/run/lock", "etc/mtab": "/proc/self/mounts"}
 _USER: Final = 1000
+
+
+def describe(state_dir: Path) -> SnapshotInfo:
+    """Return what there is to know about the snapshot where sandboxes keep their files in `state_dir`."""
+    return SnapshotInfo(
+        id=HOST_SNAPSHOT_ID,
+        name="host",
+        tags=("latest",),
+        fs_capacity_bytes=shutil.disk_usage(state_dir).total,
+        work_dir=FILES_ROOT,
+        env_vars={"PATH": _PATH, "LANG": "C.UTF-8"},
+    )
 
 
 def system_directories() -> tuple[str, ...]:

@@ -266,7 +266,7 @@ class _Zygote:
             raise RuntimeError(f"sandbox {plan.id} runs already")
         if self._finishing:
             raise RuntimeError("the zygote is ending")
-        sandbox = self._spares.pop(plan.preparation, None) or self._fork(plan.preparation)
+        sandbox = self._take_spare(plan.preparation) or self._fork(plan.preparation)
         sandbox.plan = plan
         sandbox.seq = seq
         sandbox.deadline = time.monotonic() + BOOT_TIMEOUT_S
@@ -274,6 +274,10 @@ class _Zygote:
         self._sandboxes[plan.id] = sandbox
         if sandbox.usher_fd is None:
             self._hand_over(sandbox)
+
+    def _take_spare(self, preparation: Preparation) -> SandboxProcess | None:
+        spare = self._spares.pop(preparation, None)
+        return spare if spare is not None and spare.is_alive() else None
 
     def _fork(self, preparation: Preparation) -> SandboxProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -308,8 +312,10 @@ class _Zygote:
             received = control.receive(sandbox.channel)
         except BlockingIOError:
             return
-        except (control.MessageError, OSError) as error:
+        except control.MessageError as error:
             received = ({"failed": "the handshake", "errno": None, "message": str(error)}, [])
+        except ConnectionResetError:
+            received = None
         if received is None:
             self._unwatch(sandbox.channel.fileno())  # The process is ending; its pidfd says the rest.
             return
