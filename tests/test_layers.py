@@ -53,6 +53,7 @@ MAX_TEST_FILE_LINES = 600
 """A list of cases reads well at a length at which code does not."""
 MAX_FUNCTION_LINES = 50
 LONGER: dict[str, str] = {
+    "src/sandbox_aio/protocol/command.py": "one state machine, to be read from top to bottom; a third of it is prose",
     "src/sandbox_aio/sync/_generated.py": "generated: as long as the async client's public face",
 }
 """Files that may be longer, or hold longer functions, each with its reason."""

@@ -14,14 +14,13 @@ import attrs
 from ..drivers.command import CommandDriver
 from ..drivers.scopes import single_error
 from ..drivers.transport import Address, Transport, open_transport
-from ..errors import LocalProtocolError, SandboxClientError, SandboxOperationError
-from ..models import ExecutionResult, OutputChunk
+from ..errors import LocalProtocolError, SandboxOperationError
 from ..protocol.command import ClientCommand
-from ..protocol.events import CommandExited, CommandFailed, CommandStarted
 from ..protocol.frames import Reconnect
 from ..protocol.policy import CommandPolicy, Endpoint
 from ..protocol.states import InputState
-from .kept_output import HANDLE_OUTPUT_BYTES, KeptOutput
+from .follower import Follower, WebSocketMissing
+from .kept_output import HANDLE_OUTPUT_BYTES
 
 if TYPE_CHECKING:
     import ssl
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from ..protocol.events import CommandEvent
+    from ..models import ExecutionResult, OutputChunk
     from ..protocol.frames import Execute
 
 __all__ = ["AsyncCommandHandle", "CommandSite", "WebSocketMissing", "attach_command", "run_command", "start_command"]
@@ -39,14 +38,6 @@ CLEAN_UP_TIMEOUT = 5.0
 """How long a cancelled `run` may take to see its command killed."""
 
 OutputCallback: TypeAlias = "Callable[[str], Any]"
-
-
-class WebSocketMissing(Exception):
-    """The address has no websocket; the error says what the user would get to see."""
-
-    def __init__(self, error: SandboxClientError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class _Owner(Protocol):
@@ -100,7 +91,7 @@ async def run_command(
         SandboxClientError: the command timed out, could not start, or was lost.
     """
     driver = site.driver(frame)
-    follower = _Follower(driver, max_output_bytes)
+    follower = Follower(driver, max_output_bytes)
     try:
         if on_stdout is None and on_stderr is None:
             while await follower.next_chunks():
@@ -115,7 +106,7 @@ async def run_command(
             await _kill_off(driver)
 
 
-async def _call_back(follower: _Follower, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
+async def _call_back(follower: Follower, on_stdout: OutputCallback | None, on_stderr: OutputCallback | None) -> None:
     while chunks := await follower.next_chunks():
         for chunk in chunks:
             callback = on_stdout if chunk.stream == "stdout" else on_stderr
@@ -173,64 +164,6 @@ async def _kill_off(driver: CommandDriver) -> None:
         driver.release()
 
 
-class _Follower:
-    """Takes a command's events and keeps what its result needs."""
-
-    def __init__(self, driver: CommandDriver, max_output_bytes: int | None) -> None:
-        self.driver = driver
-        self.output = KeptOutput(max_output_bytes)
-        self.exit_code: int | None = None
-        self.error: SandboxClientError | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.exit_code is not None or self.error is not None
-
-    async def next_chunks(self) -> list[OutputChunk]:
-        """Return the next output; empty when there is none any more."""
-        while events := await self.driver.next_batch():
-            if chunks := self.absorb(events):
-                return chunks
-        return []
-
-    def absorb(self, events: list[CommandEvent]) -> list[OutputChunk]:
-        """Take note of a batch and return the output in it. `CommandStarted` can only come first, an end only last."""
-        last = events[-1]
-        if isinstance(last, CommandExited):
-            self.exit_code = last.exit_code
-            events.pop()
-        elif isinstance(last, CommandFailed):
-            self.error = last.error
-            events.pop()
-        if events and type(events[0]) is CommandStarted:
-            del events[0]
-        chunks: list[OutputChunk] = events  # type: ignore[assignment]
-        if chunks:
-            self.output.add(chunks)
-        return chunks
-
-    def outcome(self) -> ExecutionResult:
-        """Return the result, or raise what came instead of an exit code."""
-        if self.error is not None:
-            if self.driver.command.websocket_missing:
-                raise WebSocketMissing(self.error) from self.error
-            raise self.error.with_traceback(None)
-        if self.exit_code is None:
-            raise LocalProtocolError(
-                "the handle was closed before the command's exit was seen;"
-                f" reconnect({self.driver.command.command_id!r}) attaches to it again"
-            )
-        stdout, stderr = self.output.stdout, self.output.stderr
-        return ExecutionResult(
-            stdout.text(),
-            stderr.text(),
-            self.exit_code,
-            killed=self.driver.command.killed,
-            stdout_dropped_bytes=stdout.dropped_bytes,
-            stderr_dropped_bytes=stderr.dropped_bytes,
-        )
-
-
 class CommandResult:
     """The awaitable behind `AsyncCommandHandle.result`. It can be awaited by many tasks, many times, or never."""
 
@@ -266,7 +199,7 @@ class AsyncCommandHandle:
         self._site = site
         self._driver = driver
         self._command = driver.command
-        self._follower = _Follower(driver, max_output_bytes)
+        self._follower = Follower(driver, max_output_bytes)
         self._pumped = False
         self._batch: list[OutputChunk] = []
         self._iterator = iter(self._batch)
