@@ -50,6 +50,13 @@ class Truth:
         log = self.log[stream]
         return [index for index in range(len(log) + 1) if index == len(log) or log[index] & 0xC0 != 0x80]
 
+    def edge_before(self, stream: Stream, offset: int) -> int:
+        """Return the last offset between two characters that is not after this one."""
+        log, offset = self.log[stream], max(offset, 0)
+        while offset < len(log) and log[offset] & 0xC0 == 0x80:
+            offset -= 1
+        return offset
+
 
 class Peer(Protocol):
     """The daemon's end of one connection."""
@@ -73,12 +80,15 @@ class Link:
 class ClientModel:
     """One command and the model of it. `act` makes a call and checks everything; the rest are the calls."""
 
-    def __init__(self, opening: Execute | Reconnect, truth: Truth, now: float) -> None:
+    def __init__(self, opening: Execute | Reconnect, truth: Truth, now: float, policy: CommandPolicy = POLICY) -> None:
         self.truth = truth
+        self.policy = policy
         self.now = now
         self.opening = opening
-        self.command = ClientCommand(opening, ENDPOINT, policy=POLICY)
+        self.command = ClientCommand(opening, ENDPOINT, policy=policy)
         self.link: Link | None = None
+        self.on_time: Callable[[float], None] = lambda now: None
+        """Told whenever time has passed."""
         self.position: dict[Stream, int] = {"stdout": 0, "stderr": 0}
         if isinstance(opening, Reconnect):
             self.position = {"stdout": opening.stdout_offset, "stderr": opening.stderr_offset}
@@ -169,10 +179,12 @@ class ClientModel:
             if deadline is None or deadline > until:
                 break
             self.now = max(self.now, deadline)
+            self.on_time(self.now)
             self.act(lambda: self.command.receive_timeout(self.now))
         else:
             raise AssertionError(f"the timer spins at {self.now}, in state {self.command.state}")
         self.now = until
+        self.on_time(until)
         if self.command.state in WAITING:
             assert self.now < self.connect_at
         self.check_deadlines()
@@ -188,7 +200,7 @@ class ClientModel:
     def send_input(self, text: str) -> None:
         """Send input; what would not fit while detached must be refused."""
         kept = sum(len(item.encode()) for item in [*self.input_due, text])
-        if self.input_closed or (kept > POLICY.max_pending_input_bytes and not self.command.attached):
+        if self.input_closed or (kept > self.policy.max_pending_input_bytes and not self.command.attached):
             with pytest.raises(LocalProtocolError):
                 self.command.send_input(text)
             return
@@ -328,6 +340,8 @@ class ClientModel:
     def check_bounds(self) -> None:
         """Say that nothing has grown beyond its limit."""
         websocket: WebSocket | None = self.command._websocket
-        assert self.command._intents._input_bytes <= POLICY.max_pending_input_bytes
+        assert self.command._intents._input_bytes <= self.policy.max_pending_input_bytes
         if websocket is not None:
-            assert len(websocket._tail) + sum(map(len, websocket._parts)) + len(websocket._message or b"") <= 2 * 4096
+            assert len(websocket._tail) + sum(map(len, websocket._parts)) + len(websocket._message or b"") <= (
+                2 * self.policy.limits.max_message_bytes
+            )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from sandbox_aio.errors import SandboxClientError, SandboxOperationError
 from sandbox_aio.protocol.codec import decode_client_frame, encode_output, encode_server_frame
@@ -29,15 +29,13 @@ from sandbox_aio.protocol.frames import (
 from sandbox_aio.protocol.states import CommandState, WebSocketState
 from sandbox_aio.protocol.websocket import WebSocket
 from tests.protocol.stateful.client_model import STREAMS, ClientModel, Truth
+from tests.protocol.stateful.client_rules import ClientRules, Refusing, mostly, seldom
 from tests.strategies import texts
 
 if TYPE_CHECKING:
     from sandbox_aio.protocol.frames import ClientFrame
 
 streams = st.sampled_from(STREAMS)
-seldom = st.integers(0, 1000).map(lambda number: 400 <= number < 450)
-"""True now and then: for what ends a run, so that most runs go on. Hypothesis likes the edges of a range."""
-mostly = seldom.map(lambda drawn: not drawn)
 
 
 class FakeDaemon:
@@ -61,14 +59,12 @@ class FakeDaemon:
 class FakeConnection:
     """The daemon's end of one connection."""
 
-    def __init__(self, daemon: FakeDaemon, refusal: bytes | None = None) -> None:
+    def __init__(self, daemon: FakeDaemon) -> None:
         self.daemon = daemon
-        self.refusal = refusal
         self.websocket: WebSocket | None = None
         self.offsets: dict[Stream, int] | None = None
         self.said_all = False
         self._head = b""
-        self._out = b""
 
     @property
     def open(self) -> bool:
@@ -83,9 +79,6 @@ class FakeConnection:
             self._head += data
             head, end, rest = self._head.partition(b"\r\n\r\n")
             if not end:
-                return
-            if self.refusal is not None:
-                self._out, self.refusal = self.refusal, b""
                 return
             lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
             headers = [(name, value.strip()) for name, _, value in lines]
@@ -104,8 +97,7 @@ class FakeConnection:
             self.websocket.receive_eof(now)
 
     def bytes_to_send(self, now: float) -> bytes:
-        out, self._out = self._out, b""
-        return out + (b"".join(self.websocket.bytes_to_send()) if self.websocket is not None else b"")
+        return b"".join(self.websocket.bytes_to_send()) if self.websocket is not None else b""
 
     def _receive(self, frame: ClientFrame) -> None:
         daemon = self.daemon
@@ -163,22 +155,29 @@ class FakeConnection:
         return self.offsets is not None and all(self.offsets[stream] == len(truth.log[stream]) for stream in STREAMS)
 
 
-class CommandMachine(RuleBasedStateMachine):
+class CommandMachine(ClientRules):
     """The rules: everything that a client, a daemon, a network and a clock may do to one command."""
 
     def __init__(self) -> None:
         super().__init__()
         self.daemon = FakeDaemon("c0")
-        self.count = 0
-        self.tokens = 0
+
+    def accept(self) -> FakeConnection:
+        return FakeConnection(self.daemon)
+
+    def seen_kill(self) -> bool:
+        return self.daemon.kills > 0
+
+    def seen_end_of_input(self) -> bool:
+        return self.daemon.input_closed
+
+    def seen_input(self) -> str:
+        return "".join(self.daemon.input)
 
     @property
     def connection(self) -> FakeConnection | None:
-        link = self.client.link
-        if link is None:
-            return None
-        assert isinstance(link.peer, FakeConnection)
-        return link.peer
+        peer = self.client.link.peer if self.client.link is not None else None
+        return peer if isinstance(peer, FakeConnection) else None
 
     @initialize(limited=seldom, closed=seldom, settled=mostly)
     def begin(self, limited: bool, closed: bool, settled: bool) -> None:
@@ -249,127 +248,11 @@ class CommandMachine(RuleBasedStateMachine):
         self.connection.websocket.close(self.client.now, code)
         self.client.flow_to_server()
 
-    # --- the network -------------------------------------------------------------------------------------------------
-
-    def wants_connection(self) -> bool:
-        return self.client.link is None and self.client.command.wants_connection
-
-    @precondition(wants_connection)
-    @rule()
-    def connect(self) -> None:
-        self.client.connect(lambda: FakeConnection(self.daemon))
-
-    @precondition(wants_connection)
-    @rule()
-    def connect_and_settle(self) -> None:
-        self.client.connect(lambda: FakeConnection(self.daemon))
-        self.settle()
-
-    @precondition(wants_connection)
-    @rule()
-    def fail_to_connect(self) -> None:
-        self.client.fail_to_connect()
-
-    @precondition(wants_connection)
-    @rule(status=st.sampled_from([429, 500, 502, 503, 504]), retry_after=st.sampled_from([None, None, 0, 3, 1000]))
-    def refuse(self, status: int, retry_after: int | None) -> None:
-        head = f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\n"
-        head += "" if retry_after is None else f"retry-after: {retry_after}\r\n"
-        self.client.retry_after = retry_after
-        self.client.connect(lambda: FakeConnection(self.daemon, f"{head}\r\n".encode()))
-        self.client.settle()
-
-    def connected(self) -> bool:
-        return self.client.link is not None
-
-    @precondition(connected)
-    @rule(size=st.none() | st.integers(1, 60))
-    def flow(self, size: int | None) -> None:
-        self.client.flow_to_server()
-        if size != 1:
-            self.client.flow_to_client(size)
-
-    @precondition(connected)
-    @rule(
-        to_server=st.integers(0, 200),
-        to_client=st.integers(0, 200),
-        overlap=st.integers(0, 10),
-        announces=st.booleans(),
-        come_back=mostly,
-    )
-    def cut(self, to_server: int, to_client: int, overlap: int, announces: bool, come_back: bool) -> None:
-        self.client.cut(to_server, to_client)
+    @rule(overlap=st.integers(0, 10), announces=st.booleans())
+    def be_sloppy(self, overlap: int, announces: bool) -> None:
         self.daemon.overlap, self.daemon.announces = overlap, announces
-        if come_back and self.client.command.state is CommandState.DETACHED:
-            self.wait_until_due()
-            if self.wants_connection():
-                self.connect_and_settle()
 
-    @rule()
-    def settle(self) -> None:
-        """All arrives that is in flight. Then a kill that was asked for has arrived, and all input."""
-        self.client.settle()
-        client, daemon = self.client, self.daemon
-        if client.command.attached:
-            assert client.killed_at is None or daemon.kills > 0, "a kill was forgotten"
-            assert not client.input_closed or daemon.input_closed, "the end of input was forgotten"
-            assert client.input_due == daemon.input[len(daemon.input) - len(client.input_due) :], "input was forgotten"
-            client.input_due = []
-
-    @rule(times=st.integers(1, 6), started=st.booleans())
-    def struggle(self, times: int, started: bool) -> None:
-        """Spend the budget: no connection lasts, and none brings a byte of output, whether it says `started` or not."""
-        client = self.client
-        for _ in range(times):
-            if client.link is not None:
-                client.cut(0, 0)
-            if client.command.state in (CommandState.WAITING, CommandState.DETACHED):
-                self.wait_until_due()
-            if self.wants_connection() and started:
-                self.connect_and_settle()
-            elif self.wants_connection():
-                client.fail_to_connect()
-
-    # --- the clock ---------------------------------------------------------------------------------------------------
-
-    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 9.0, 29.0, 31.0]), answered=mostly)
-    def wait(self, seconds: float, answered: bool) -> None:
-        """With `answered` the network works meanwhile; else the peer is silent."""
-        for _ in range(8):
-            self.client.advance(seconds / 8)
-            if answered:
-                self.client.settle()
-
-    @precondition(lambda self: self.client.command.state in (CommandState.WAITING, CommandState.DETACHED))
-    @rule()
-    def wait_until_due(self) -> None:
-        self.client.advance(max(self.client.connect_at - self.client.now, 0.0))
-
-    # --- the caller --------------------------------------------------------------------------------------------------
-
-    def unfinished(self) -> bool:
-        return not self.client.command.finished
-
-    @precondition(unfinished)
-    @rule(settled=st.booleans())
-    def kill(self, settled: bool) -> None:
-        self.client.kill()
-        if settled:
-            self.settle()
-
-    @precondition(unfinished)
-    @rule(padding=st.sampled_from(["", "é", "x" * 30, "x" * 90]))
-    def send_input(self, padding: str) -> None:
-        self.tokens += 1
-        self.client.send_input(f"{self.tokens} {padding}")
-
-    @precondition(unfinished)
-    @rule(really=st.integers(0, 7))
-    def close_input(self, really: int) -> None:
-        if really == 5 or self.client.input_closed:
-            self.client.close_input()
-
-    @precondition(unfinished)
+    @precondition(ClientRules.unfinished)
     @rule(how=st.sampled_from(["release", "error", "refusal"]), status=st.sampled_from([302, 400, 401, 403, 404]))
     def end(self, how: str, status: int) -> None:
         """Let go, or meet an end that no other try can mend."""
@@ -385,7 +268,7 @@ class CommandMachine(RuleBasedStateMachine):
         elif how == "refusal" and self.wants_connection():
             was_starting = command.state is CommandState.CONNECTING
             client.expected_failure = SandboxClientError
-            client.connect(lambda: FakeConnection(self.daemon, f"HTTP/1.1 {status} No\r\n\r\n".encode()))
+            client.connect(lambda: Refusing(f"HTTP/1.1 {status} No\r\n\r\n"))
             client.settle()
             client.act(lambda: command.receive_eof(client.now))
             assert command.state is CommandState.FAILED
@@ -412,17 +295,6 @@ class CommandMachine(RuleBasedStateMachine):
     @invariant()
     def the_command_was_started_once(self) -> None:
         assert self.daemon.spawns <= 1
-
-    @invariant()
-    def input_arrives_in_order_and_once(self) -> None:
-        numbers = [int(text.split()[0]) for text in self.daemon.input]
-        assert numbers == sorted(set(numbers))
-
-    @invariant()
-    def everything_is_bounded(self) -> None:
-        if hasattr(self, "client"):
-            self.client.check_bounds()
-            self.client.check_deadlines()
 
     @invariant()
     def an_exit_comes_after_all_output(self) -> None:
