@@ -38,7 +38,7 @@ class UploadSource(Protocol):
 class Body(httpx.AsyncByteStream):
     """The body of one attempt."""
 
-    spent = False
+    spent: bool = False
     """Whether its bytes are gone, so that there can be no other attempt."""
 
     @property
