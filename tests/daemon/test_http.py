@@ -107,6 +107,20 @@ async def test_garbage_on_a_websocket_ends_that_connection_alone(daemon: Daemon)
         assert (await other.outcome()).exit_code == 0
 
 
+async def test_a_client_that_pings_and_never_reads_is_dropped(daemon: Daemon) -> None:
+    def ping_for_ever() -> None:
+        with daemon.connect() as connection:
+            upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            connection.sendall(f"GET /execute/ws HTTP/1.1\r\n{HEAD}{upgrade}\r\n".encode())
+            ping = b"\x89\xfd" + bytes(4) + b"x" * 125
+            while True:
+                connection.sendall(ping * 1000)
+
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        await asyncio.to_thread(ping_for_ever)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [b"\0\1\2\3\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\r\n\r\n"],

@@ -18,6 +18,8 @@ __all__ = ["CommandSocket"]
 
 _BATCH_BYTES = 256 * 1024
 """Output that is made into frames at once, and what the transport may hold before nothing more is given to it."""
+_UNREAD_BYTES = 4 << 20
+"""What the transport holds of a client that asks for pongs and does not read them, before it is dropped."""
 _LOOK_SECONDS = 1.0
 """How often a connection that is not being read is looked at for its end."""
 _POLLRDHUP = 0x2000
@@ -106,7 +108,9 @@ class CommandSocket(asyncio.Protocol):
             return
         if rest := self._websocket.bytes_to_send():
             self._transport.writelines(rest)
-        if self._websocket.finished:
+        if self._transport.get_write_buffer_size() > _UNREAD_BYTES:
+            self._transport.abort()
+        elif self._websocket.finished:
             self._transport.close()
         self._read_or_not()
         self._arm()
@@ -162,6 +166,9 @@ class CommandSocket(asyncio.Protocol):
 
     def _due(self) -> None:
         self._timer = None
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._timer = self._loop.call_later(_LOOK_SECONDS, self._due)  # a slow client still takes what it is owed
+            return
         now = self._loop.time()
         self._websocket.receive_timeout(now)
         self._connection.receive_timeout(now)

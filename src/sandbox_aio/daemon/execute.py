@@ -58,7 +58,7 @@ def _read(body: dict[str, Any]) -> Execute:
     timeout = body.get("timeout_seconds", body.get("timeout", _OWN_TIMEOUT))
     members = {name: body[name] for name in ("shell", "env", "cwd", "run_config") if body.get(name) is not None}
     members |= {"command": command, "timeout_seconds": timeout, "command_id": uuid.uuid4().hex}
-    members |= {"type": "execute", "close_stdin": True, "kill_on_disconnect": True}
+    members |= {"type": "execute", "close_stdin": True, "kill_on_disconnect": True, "ttl_seconds": 1}
     try:
         frame = decode_client_frame(json.dumps(members).encode())
     except CodecError as exc:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import signal
@@ -146,9 +145,7 @@ class Process:
             data = os.read(fd, size)
         except BlockingIOError:
             return
-        except OSError as exc:
-            if exc.errno != errno.EIO:  # a terminal says so that nobody has it open any more
-                raise
+        except OSError:  # EIO: nobody has the terminal open any more
             data = b""
         if not data:
             self._end(stream, fd)

@@ -168,7 +168,7 @@ class CommandSession:
         """Read at most so much from a pipe at once: replacing invalid bytes makes three of one, and all must fit into
         the buffer.
         """
-        self._transcoders = {stream: Utf8Transcoder() for stream in _STREAMS}
+        self._transcoders: dict[Stream, Utf8Transcoder] = {stream: Utf8Transcoder() for stream in _STREAMS}
         self._open_streams: set[Stream] = {"stdout"} if execute.pty else set(_STREAMS)
         self._attachments: list[Attachment] = []
         self._events: list[SessionEvent] = [SpawnRequested(execute=execute)]
@@ -392,8 +392,8 @@ class CommandSession:
     def _end_if_drained(self, now: float) -> None:
         if self._open_streams or self._exit_code is None or self.is_over:
             return
-        for stream, transcoder in self._transcoders.items():
-            self._append(stream, transcoder.finish(), now)
+        for stream in _STREAMS:
+            self._append(stream, self._transcoders[stream].finish(), now)
         timed_out = self.state is SessionState.OVERDUE
         self._step(SessionInput.DRAINED)
         self._end(self._timeout_reply() if timed_out else Exit(exit_code=self._exit_code), now)
