@@ -33,7 +33,7 @@ def test_r2_ctrl_c_kills_the_command_and_leaves_client_and_server_usable() -> No
     )
     assert outcome.said == ["interrupted", "gone", "", "gone", ""], outcome.errors
     assert (outcome.exit_code, outcome.errors) == (0, "")
-    assert outcome.exit_seconds < 1
+    assert outcome.exit_seconds < 3
 
 
 def test_r3_a_child_is_refused_and_the_parent_goes_on() -> None:
@@ -72,7 +72,7 @@ def test_r4_a_client_that_nobody_closed_does_not_hold_up_the_exit() -> None:
         timeout=50,
     )
     assert outcome.exit_code == 0, outcome.errors
-    assert outcome.exit_seconds < 1
+    assert outcome.exit_seconds < 3  # 0.6 s when the machine is idle: 0.5 s are given to the server's end
     assert "ResourceWarning: SandboxClient was never closed" in outcome.errors
     assert "Error" not in outcome.errors
 

@@ -165,7 +165,7 @@ def test_r4_a_stubborn_command_does_not_hold_up_the_exit() -> None:
         when(lambda: client.fills, end).join()
     """)
     assert outcome.exit_code == 0
-    assert outcome.exit_seconds < 1
+    assert outcome.exit_seconds < 2  # 0.6 s when the machine is idle, instead of 3
 
 
 def test_a_thread_of_the_user_may_go_on_after_the_main_thread() -> None:
