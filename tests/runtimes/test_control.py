@@ -59,7 +59,9 @@ def test_what_is_too_long_is_not_sent(pair: Pair) -> None:
         control.send(pair[0], {"text": "x" * control.MAX_MESSAGE})
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b"3", b"\xff", b'"text"', b"x" * (control.MAX_MESSAGE + 1)])
+@pytest.mark.parametrize(
+    "data", [b"{", b"[]", b"3", b"\xff", b'"text"', b"[" * 60_000, b"x" * (control.MAX_MESSAGE + 1)]
+)
 def test_what_is_not_a_message_is_refused_and_its_descriptors_are_closed(pair: Pair, data: bytes) -> None:
     socket.send_fds(pair[0], [data], [0, 0])
     before = len(os.listdir("/proc/self/fd"))
@@ -88,6 +90,7 @@ def test_more_descriptors_than_allowed_are_refused(pair: Pair) -> None:
         b'{"seq": 1, "op": "start", "plan": {"id": 3}}',
         b'{"seq": 1, "op": "prepare", "preparation": {"ids": []}}',
         b'{"seq": 1, "op": "kill"}',
+        b'{"a":' * 10_000,
         b"x" * (control.MAX_MESSAGE + 1),
     ],
 )
@@ -97,6 +100,20 @@ def test_the_zygote_survives_bad_requests(machine: Machine, message: bytes) -> N
     socket.send_fds(connection, [message], [0, 0, 0])
     with machine.sandbox() as sandbox:
         assert sandbox.sh("echo well") == "well"
+
+
+def test_the_zygote_survives_what_a_sandbox_says(machine: Machine) -> None:
+    """A daemon that was taken over has one socket to the zygote, and the zygote reads it when the daemon has ended."""
+    lies = ["[" * 60_000, "{}", '{"init": 1}', '{"init": "x"}', '{"ready": 1}', '{"unshared": 1}', '{"failed": {}}']
+    with machine.sandbox() as sandbox, machine.sandbox() as other:
+        sandbox.ask(tell=[*lies, json.dumps({"failed": "x", "message": "y" * 50_000, "errno": [1]})] * 50)
+        sandbox.ask(exit=0)
+        assert eventually(lambda: machine.exits)
+        ((id, reason),) = machine.exits
+        machine.exits.clear()
+        assert id == sandbox.id
+        assert len(reason) < 10_000
+        assert other.sh("echo well") == "well"
 
 
 def test_only_this_user_may_ask_the_zygote(machine: Machine) -> None:

@@ -70,6 +70,7 @@ def test_what_can_be_told_without_trying(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, reason: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(probe, "_effective_capabilities", lambda: (1 << 41) - 1)
     monkeypatch.setattr(f"sandbox_aio.runtimes.namespaces.probe.{name}", value)
     found = probe.preconditions()
     monkeypatch.undo()

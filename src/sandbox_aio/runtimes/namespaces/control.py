@@ -52,7 +52,7 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
             raise MessageError(f"a control message is over {MAX_MESSAGE} bytes or {MAX_DESCRIPTORS} descriptors")
         try:
             message = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MessageError(f"a control message is not JSON: {error}") from error
         if not isinstance(message, dict):
             raise MessageError(f"a control message is not an object but {type(message).__name__}")

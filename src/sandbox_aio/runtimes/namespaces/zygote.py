@@ -22,6 +22,7 @@ import importlib
 import json
 import math
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -46,6 +47,8 @@ __all__ = ["main"]
 BOOT_TIMEOUT_S: Final = 20.0
 LOCK_PATIENCE_S: Final = 1.0
 MAX_SPARES: Final = 2
+MAX_REASON: Final = 8000
+"""Characters of what a process says about its own end."""
 _STANDARD_MODULES: Final = (
     "asyncio",
     "encodings.ascii",
@@ -92,6 +95,8 @@ def main() -> NoReturn:
     syscalls.set_process_name("sandbox-zygote")
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Each sandbox takes two descriptors.
     entry = _load(settings.daemon_entry)
     gc.collect()
     gc.freeze()
@@ -323,7 +328,7 @@ class _Zygote:
         for descriptor in descriptors:
             os.close(descriptor)
         if "failed" in message:
-            self._fail(sandbox, str(message["failed"]), message.get("errno"), str(message.get("message")))
+            self._fail(sandbox, str(message["failed"]), message.get("errno"), str(message.get("message"))[:MAX_REASON])
         elif "init" in message and sandbox.init is None:
             sandbox.init = int(message["init"])
             sandbox.init_fd = os.pidfd_open(sandbox.init)
