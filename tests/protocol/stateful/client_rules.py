@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sandbox_aio.protocol.states import CommandState
 from tests.protocol.stateful.client_model import WAITING, ClientModel
 
 if TYPE_CHECKING:
@@ -47,6 +46,10 @@ class ClientRules(RuleBasedStateMachine):
         """Return the daemon's end of a new connection."""
         raise NotImplementedError
 
+    def output(self) -> None:
+        """Let the command write a little, and send it if somebody is attached."""
+        raise NotImplementedError
+
     def seen_kill(self) -> bool:
         """Say whether a kill has reached the daemon since the present client began."""
         raise NotImplementedError
@@ -58,6 +61,9 @@ class ClientRules(RuleBasedStateMachine):
     def seen_input(self) -> str:
         """Return all input that has reached the command since the present client began."""
         raise NotImplementedError
+
+    def unfinished(self) -> bool:
+        return not self.client.command.finished
 
     # --- the network -------------------------------------------------------------------------------------------------
 
@@ -103,11 +109,17 @@ class ClientRules(RuleBasedStateMachine):
     @rule(to_server=st.integers(0, 200), to_client=st.integers(0, 200), come_back=mostly)
     def cut(self, to_server: int, to_client: int, come_back: bool) -> None:
         self.client.cut(to_server, to_client)
-        if come_back and self.client.command.state is CommandState.DETACHED:
-            self.wait_until_due()
-            if self.wants_connection():
-                self.connect_and_settle()
+        if come_back:
+            self.come_back()
 
+    def come_back(self) -> None:
+        """Attach again as soon as the command wants to."""
+        if self.client.command.state in WAITING:
+            self.wait_until_due()
+        if self.wants_connection():
+            self.connect_and_settle()
+
+    @precondition(connected)
     @rule()
     def settle(self) -> None:
         """All arrives that is in flight. Then a kill that was asked for has arrived, and all input."""
@@ -119,19 +131,23 @@ class ClientRules(RuleBasedStateMachine):
             assert self.seen_input().endswith("".join(client.input_due)), "input was forgotten"
             client.input_due = []
 
-    @rule(times=st.integers(1, 6), started=st.booleans())
-    def struggle(self, times: int, started: bool) -> None:
-        """Spend the budget: no connection lasts, and none brings a byte of output, whether it says `started` or not."""
-        client = self.client
+    @precondition(unfinished)
+    @rule(times=st.integers(1, 6), started=st.booleans(), output=st.booleans())
+    def struggle(self, times: int, started: bool, output: bool) -> None:
+        """Spend the budget: connections are lost or refused. At last, perhaps, there is output, which gives it back."""
         for _ in range(times):
-            if client.link is not None:
-                client.cut(0, 0)
-            if client.command.state in WAITING:
+            if self.client.link is not None:
+                self.client.cut(0, 0)
+            if self.client.command.state in WAITING:
                 self.wait_until_due()
             if self.wants_connection() and started:
                 self.connect_and_settle()
             elif self.wants_connection():
-                client.fail_to_connect()
+                self.client.fail_to_connect()
+        if output:
+            self.come_back()
+            self.output()
+            self.settle()
 
     # --- the clock ---------------------------------------------------------------------------------------------------
 
@@ -150,14 +166,14 @@ class ClientRules(RuleBasedStateMachine):
 
     # --- the caller --------------------------------------------------------------------------------------------------
 
-    def unfinished(self) -> bool:
-        return not self.client.command.finished
-
     @precondition(unfinished)
-    @rule(settled=st.booleans())
-    def kill(self, settled: bool) -> None:
+    @rule(fate=st.sampled_from(["arrives", "in flight", "lost"]))
+    def kill(self, fate: str) -> None:
         self.client.kill()
-        if settled:
+        if fate == "lost" and self.client.link is not None:
+            self.client.cut(0, 0)
+            self.come_back()
+        elif fate == "arrives":
             self.settle()
 
     @precondition(unfinished)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from sandbox_aio.errors import SandboxOperationError
+from sandbox_aio.protocol import session
 from sandbox_aio.protocol.events import CommandExited
 from sandbox_aio.protocol.frames import Execute, Exit, Reconnect, Stream
 from sandbox_aio.protocol.policy import CommandPolicy
@@ -25,6 +26,7 @@ from tests.protocol.stateful.client_model import STREAMS, ClientModel, Truth
 from tests.protocol.stateful.client_rules import ClientRules, mostly, seldom
 from tests.strategies import almost_utf8
 
+FRAME_BYTES = session.FRAME_BYTES
 CAPACITY = 4096
 BLOCK = 64 * 1024
 """What a buffer may keep beyond its capacity, so more than this must be written before anything is lost."""
@@ -55,27 +57,27 @@ class Process:
 
     def drive(self) -> None:
         """Do what the session asks for."""
-        session = self.session
-        if session is None:
+        running = self.session
+        if running is None:
             return
-        while events := session.events():
+        while events := running.events():
             for event in events:
                 if isinstance(event, SpawnRequested):
                     self.spawns += 1
                     self.input_closed = event.execute.close_stdin
-                    session.process_started(7, self.now)
+                    running.process_started(7, self.now)
                 elif isinstance(event, KillRequested):
                     self.killed = True
                     self.exit(137)
                 elif isinstance(event, InputCloseRequested):
-                    assert not session.input_pending
+                    assert not running.input_pending
                     self.input_closed = True
-        if session.is_over:
+        if running.is_over:
             for stream, decoder in self.decoders.items():
                 self.truth.log[stream] += decoder.decode(b"", final=True).encode()
                 decoder.reset()
         for stream in STREAMS:
-            self.truth.kept_from[stream] = session.buffers[stream].start
+            self.truth.kept_from[stream] = running.buffers[stream].start
 
     def write(self, stream: Stream, data: bytes) -> None:
         assert self.session is not None
@@ -163,8 +165,20 @@ class DaemonConnection:
 class CommandAndSession(ClientRules):
     """The rules of the process and of the daemon; those of the rest are `ClientRules`."""
 
+    @initialize(frame_bytes=st.sampled_from([8, session.FRAME_BYTES]))
+    def choose_frames(self, frame_bytes: int) -> None:
+        """With small frames a cut is seldom between two of them; with large ones much can be written."""
+        session.FRAME_BYTES = frame_bytes
+
+    def teardown(self) -> None:
+        session.FRAME_BYTES = FRAME_BYTES
+
     def accept(self) -> DaemonConnection:
         return DaemonConnection(self.process)
+
+    def output(self) -> None:
+        if self.process.running:
+            self.process.write("stdout", b"o")
 
     def seen_kill(self) -> bool:
         return self.process.killed or self.process.exit_code is not None
@@ -179,7 +193,7 @@ class CommandAndSession(ClientRules):
         self.process.read_input(1 << 20)
         return self.process.input.decode()
 
-    @initialize(limited=seldom, closed=seldom, doomed=seldom, settled=mostly)
+    @initialize(limited=seldom, closed=seldom, doomed=seldom, settled=st.booleans())
     def begin(self, limited: bool, closed: bool, doomed: bool, settled: bool) -> None:
         execute = Execute(
             command="x",
@@ -209,7 +223,7 @@ class CommandAndSession(ClientRules):
             self.client.flow_to_server()
             self.client.flow_to_client()
 
-    @precondition(running)
+    @precondition(lambda self: self.running() and session.FRAME_BYTES == FRAME_BYTES)
     @rule(stream=st.sampled_from(STREAMS), blocks=st.integers(1, 4))
     def write_much(self, stream: Stream, blocks: int) -> None:
         """Write more than is kept. With somebody attached who takes nothing this stops early, until he has stalled."""
@@ -261,4 +275,6 @@ class CommandAndSession(ClientRules):
 
 
 TestCommandAndSession = CommandAndSession.TestCase
-TestCommandAndSession.settings = settings(CommandAndSession.TestCase.settings, stateful_step_count=50)
+TestCommandAndSession.settings = settings(
+    CommandAndSession.TestCase.settings, max_examples=3 * settings().max_examples // 2, stateful_step_count=50
+)

@@ -165,6 +165,10 @@ class CommandMachine(ClientRules):
     def accept(self) -> FakeConnection:
         return FakeConnection(self.daemon)
 
+    def output(self) -> None:
+        if self.running() and self.attached():
+            self.produce("stdout", "o", 1, flow=True)
+
     def seen_kill(self) -> bool:
         return self.daemon.kills > 0
 
@@ -199,6 +203,24 @@ class CommandMachine(ClientRules):
         self.daemon.truth.log[stream] += text.encode()
         if self.attached():
             self.send_output(stream, [send], flow)
+
+    @precondition(lambda self: self.running() and self.attached())
+    @rule(
+        stream=streams,
+        text=texts(min_size=1, max_size=12),
+        sizes=st.lists(st.integers(1, 4), max_size=4),
+        to_client=st.integers(0, 150),
+        overlap=st.integers(0, 6),
+    )
+    def produce_and_lose(self, stream: Stream, text: str, sizes: list[int], to_client: int, overlap: int) -> None:
+        """Lose the connection amid output, attach again, and send the rest."""
+        self.daemon.truth.log[stream] += text.encode()
+        self.send_output(stream, sizes, flow=False)
+        self.client.cut(0, to_client)
+        self.daemon.overlap = overlap
+        self.come_back()
+        if self.attached():
+            self.send_output(stream, [*sizes, 100], flow=True)
 
     @precondition(running)
     @rule(stream=streams, keep=st.integers(1, 6))
@@ -306,5 +328,5 @@ class CommandMachine(ClientRules):
 
 TestCommandMachine = CommandMachine.TestCase
 TestCommandMachine.settings = settings(
-    CommandMachine.TestCase.settings, max_examples=2 * settings().max_examples, stateful_step_count=50
+    CommandMachine.TestCase.settings, max_examples=3 * settings().max_examples, stateful_step_count=50
 )
