@@ -135,8 +135,7 @@ def test_terminals_are_the_sandbox_s_own(box: Sandbox) -> None:
 
 def test_what_proc_tells_of_the_whole_machine_is_masked_and_its_switches_are_read_only(box: Sandbox) -> None:
     for name in ("kcore", "keys", "kallsyms", "timer_list", "interrupts", "config.gz"):
-        assert box.attempt(f"test -s /proc/{name}")[0] != 0, name
-        assert box.sh(f"! test -e /proc/{name} || wc -c < /proc/{name}") in ("", "0"), name
+        assert box.sh(f"head -c 1 /proc/{name} 2>/dev/null | wc -c") == "0", name
     for switch in ("sys/kernel/hostname", "sysrq-trigger", "sys/net/ipv4/ip_forward", "sys/vm/drop_caches"):
         code, output = box.attempt(f"echo 1 > /proc/{switch}")
         assert code != 0, switch

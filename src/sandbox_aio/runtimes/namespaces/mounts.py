@@ -7,6 +7,7 @@ is done by the sandbox's root, so the kernel refuses whatever a stranger may not
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from . import syscalls
@@ -117,9 +118,10 @@ def protect_proc() -> None:
             syscalls.mount(path, path, None, MS_BIND)
             syscalls.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY | _LOCKED_DOWN)
     for name in _MASKED_PROC:
-        if name in present:
-            path = f"/proc/{name}"
-            if os.path.isdir(path):
+        path = f"/proc/{name}"
+        # Their owner, the host's root, does not exist here: what others may not read is closed already.
+        if name in present and (mode := os.stat(path).st_mode) & 0o007:
+            if stat.S_ISDIR(mode):
                 syscalls.mount("tmpfs", path, "tmpfs", _LOCKED_DOWN | MS_RDONLY, "size=0,nr_inodes=1")
             else:
                 syscalls.mount("/dev/null", path, None, MS_BIND)
