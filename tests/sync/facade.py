@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,17 @@ def _load() -> dict[str, Any]:
     return names
 
 
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.005)
+
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox_aio.sync import CommandHandle as CommandHandle
     from sandbox_aio.sync import Sandbox as Sandbox
     from sandbox_aio.sync import SandboxClient as RealClient
