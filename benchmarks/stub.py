@@ -96,7 +96,7 @@ class Connection:
         """Answer whatever the peer asks, then wait for it to leave."""
         try:
             await self._serve()
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError):
             return  # Clients come and go; what that costs is theirs to measure.
         finally:
             self._sock.close()
