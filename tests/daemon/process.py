@@ -81,6 +81,26 @@ class Daemon:
         return connection
 
 
+def upgrade(daemon: Daemon) -> socket.socket:
+    """Return a plain connection that has become a websocket."""
+    connection = daemon.connect()
+    head = f"GET /execute/ws HTTP/1.1\r\nHost: x\r\nx-sandbox-secret: {SECRET}\r\nUpgrade: websocket\r\n"
+    head += "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    connection.sendall(head.encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += connection.recv(1)
+    assert answer.startswith(b"HTTP/1.1 101 "), answer
+    return connection
+
+
+def masked(payload: bytes, opcode: int = 1) -> bytes:
+    """Return a frame as a client sends it, with a mask that changes nothing."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xff" + size.to_bytes(8, "big")
+    return bytes([0x80 | opcode]) + length + bytes(4) + payload
+
+
 @attrs.define
 class Outcome:
     """All that was said of a command."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from tests.daemon.process import alive, wait_until_gone
+from tests.daemon.process import alive, masked, upgrade, wait_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -264,6 +264,19 @@ async def _settled(path: Path) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_the_last_words_of_a_command_reach_a_slow_reader(daemon: Daemon) -> None:
+    async with daemon.websocket(max_queue=1) as slow:
+        await slow.execute("head -c 1500000 /dev/zero; echo end", close_stdin=True)
+        started = await slow.started()
+        wait_until_gone(started["pid"])
+        await daemon.run("sleep 1.3")  # longer than a command's output is waited for when its shell has exited
+        outcome = await slow.outcome()
+
+    assert outcome.exit_code == 0
+    assert len(outcome.stdout) == 1_500_004
+    assert outcome.stdout.endswith("end\n")
+
+
 async def test_with_nobody_attached_the_process_runs_on_and_the_newest_output_is_kept(daemon: Daemon) -> None:
     path = daemon.root / "done"
     command = f"for i in $(seq 50); do head -c 100000 /dev/zero; done; echo end; touch {path}"
@@ -434,12 +447,11 @@ async def test_input_that_nobody_reads_holds_the_client_back_and_not_the_output(
 
 
 async def test_a_kill_behind_input_that_nobody_reads_works_once_the_client_has_gone(daemon: Daemon) -> None:
-    async with daemon.execute("sleep 100", timeout_seconds=0) as session:
-        started = await session.started()
-        for _ in range(11):
-            await session.send("input", data="x" * 100_000)
-        await session.send("kill")
-        session.connection.transport.abort()
+    frames = [{"type": "execute", "command": "sleep 100", "timeout_seconds": 0, "command_id": "kill-behind-input"}]
+    frames += [{"type": "input", "data": "x" * 100_000} for _ in range(12)]
+    with upgrade(daemon) as connection:
+        connection.sendall(b"".join(masked(json.dumps(frame).encode()) for frame in [*frames, {"type": "kill"}]))
+        started = json.loads(connection.recv(1000)[2:])
     wait_until_gone(started["pid"])
 
 

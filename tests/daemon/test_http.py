@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.daemon.process import SECRET, wait_until_gone
+from tests.daemon.process import SECRET, masked, upgrade, wait_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -97,25 +97,18 @@ async def test_a_websocket_may_not_send_more_than_a_message_may_hold(
 async def test_garbage_on_a_websocket_ends_that_connection_alone(daemon: Daemon) -> None:
     async with daemon.execute("cat") as other:
         await other.started()
-        upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        answer = await asyncio.to_thread(
-            ask, daemon, f"GET /execute/ws HTTP/1.1\r\n{HEAD}{upgrade}\r\n", b"\xff\xff\xff\xff" * 100
-        )
-        assert answer.startswith(b"HTTP/1.1 101")
+        with upgrade(daemon) as connection:
+            connection.sendall(b"\xff\xff\xff\xff" * 100)
+            assert connection.recv(100)[:1] == b"\x88"  # a close frame
         await other.send("close_stdin")
         assert (await other.outcome()).exit_code == 0
 
 
 async def test_a_client_that_pings_and_never_reads_is_dropped(daemon: Daemon) -> None:
     def ping_for_ever() -> None:
-        with daemon.connect() as connection:
-            upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            connection.sendall(f"GET /execute/ws HTTP/1.1\r\n{HEAD}{upgrade}\r\n".encode())
-            ping = b"\x89\xfd" + bytes(4) + b"x" * 125
+        with upgrade(daemon) as connection:
             while True:
-                connection.sendall(ping * 1000)
+                connection.sendall(masked(b"x" * 125, opcode=9) * 1000)
 
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         await asyncio.to_thread(ping_for_ever)

@@ -123,6 +123,7 @@ async def test_children_in_the_background_that_hold_no_output_delay_nothing(daem
 
     assert outcome.exit_code == 0
     assert time.monotonic() - before < 0.9
+    await until(1, seconds)
     os.kill(pids_of(seconds)[0], 9)
     await until(0, seconds)
 

@@ -225,6 +225,28 @@ def test_background_children_that_hold_the_output_open_delay_the_exit_by_a_secon
     session.receive_timeout(99.0)
 
 
+def test_what_is_in_the_pipe_at_the_exit_is_said_before_it_however_slow_the_readers_are() -> None:
+    session = make(capacity=4096, idle_timeout_seconds=-1, timeout_seconds=0)
+    reader = session.attach(0, 0, 0.0)
+    while session.wants_output("stdout"):
+        session.receive_output("stdout", b"x" * 500, 0.0)
+    held = session.buffers["stdout"].end
+    session.process_exited(0, 5.0, {"stdout": 600, "stderr": 10})
+    session.receive_output_eof("stderr", 5.0)
+    session.receive_timeout(8.0)
+    assert session.outcome is None
+    assert session.deadline() == STALL_SECONDS  # the reader's
+    reader.take(1 << 20, 9.0)
+    session.receive_output("stdout", b"y" * 599, 9.0)
+    assert session.outcome is None
+    session.receive_output("stdout", b"z", 9.0)
+    assert session.deadline() == 5.0 + DRAIN_SECONDS  # long ago: at once
+    session.receive_timeout(9.0)
+    assert session.outcome == Exit(exit_code=0)
+    assert text(reader) == b"y" * 599 + b"z"
+    assert session.buffers["stdout"].end == held + 600
+
+
 def test_a_terminal_has_one_stream() -> None:
     session = make(pty=True)
     session.process_exited(0, 1.0)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sandbox_aio.protocol.frames import Stream
 
 CAPACITY = 32 * 1024
+UNREAD = st.sampled_from([0, 1, CAPACITY])
+LAST_WORDS = b"bye\xe2\x82"
 STREAMS = st.sampled_from(["stdout", "stderr"])
 BLOCK_BYTES = 64 * 1024
 """The most that a buffer holds beyond its capacity: pieces are gathered into blocks of this size."""
@@ -76,6 +78,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in ("stdout", "stderr")}
         self.log = {"stdout": b"", "stderr": b""}
         self.closed = {"stderr"} if pty else set()
+        self.unread: dict[Stream, bytes] = {}
         self.readers: list[Reader] = []
         self.kills = 0
         self.killed = False
@@ -91,6 +94,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def drive(self) -> None:
         """Do what the session asks for, as the driver does."""
+        self.read_pipes()
         for event in self.session.events():
             if isinstance(event, SpawnRequested):
                 self.spawned += 1
@@ -140,19 +144,23 @@ class SessionMachine(RuleBasedStateMachine):
         for _ in range(times):
             if stream in self.closed or self.session.is_over or not self.session.wants_output(stream):
                 return
-            furthest = max((reader.positions[stream] for reader in self.readers), default=0)
-            for reader in self.readers:
-                stalled = self.now >= reader.took_at + STALL_SECONDS
-                reader.may_lose |= stalled or reader.positions[stream] < furthest
-            self.session.receive_output(stream, data, self.now)
-            self.log[stream] += self.decoders[stream].decode(data).encode()
+            if stream not in self.unread:
+                self.receive(stream, data)
+
+    def receive(self, stream: Stream, data: bytes) -> None:
+        furthest = max((reader.positions[stream] for reader in self.readers), default=0)
+        for reader in self.readers:
+            stalled = self.now >= reader.took_at + STALL_SECONDS
+            reader.may_lose |= stalled or reader.positions[stream] < furthest
+        self.session.receive_output(stream, data, self.now)
+        self.log[stream] += self.decoders[stream].decode(data).encode()
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), budget=st.sampled_from([1, 10, 1 << 20]))
     def read(self, data: st.DataObject, budget: int) -> None:
         reader = data.draw(st.sampled_from(self.readers))
         reader.take(budget, self.now, self.log)
-        self.drop_the_finished()
+        self.drive()
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data())
@@ -191,15 +199,34 @@ class SessionMachine(RuleBasedStateMachine):
         self.now = until
 
     @precondition(lambda self: not self.exited)
-    @rule(code=st.sampled_from([0, 1, 137]))
-    def exit(self, code: int) -> None:
+    @rule(
+        code=st.sampled_from([0, 1, 137]),
+        unread=st.fixed_dictionaries({"stdout": UNREAD, "stderr": UNREAD}),
+    )
+    def exit(self, code: int, unread: dict[Stream, int]) -> None:
         self.exited = True
-        self.session.process_exited(code, self.now)
+        if not self.session.is_over:
+            self.unread = {
+                stream: LAST_WORDS * times for stream, times in unread.items() if times and stream not in self.closed
+            }
+        sizes = {stream: len(data) for stream, data in self.unread.items()}
+        self.session.process_exited(code, self.now, sizes)
         self.finish_if_over()
+
+    def read_pipes(self) -> None:
+        """Deliver what waits in the pipes, as far as it is wanted."""
+        for stream, data in tuple(self.unread.items()):
+            if self.session.is_over:
+                raise AssertionError("the end was said before the last words were read")
+            if self.session.wants_output(stream):
+                self.receive(stream, data[: self.session.read_bytes])
+                self.unread[stream] = data[self.session.read_bytes :]
+                if not self.unread[stream]:
+                    del self.unread[stream]
 
     @rule(stream=STREAMS)
     def close(self, stream: Stream) -> None:
-        if stream not in self.closed:
+        if stream not in self.closed and stream not in self.unread:
             self.closed.add(stream)
             self.session.receive_output_eof(stream, self.now)
             self.finish_if_over()
@@ -228,7 +255,10 @@ class SessionMachine(RuleBasedStateMachine):
             return
         self.take_everything()
         if not self.exited:
-            self.exit(0)
+            self.exit(0, {"stdout": 1, "stderr": 0})
+        while self.unread:
+            self.take_everything()
+            self.drive()
         for stream in ("stdout", "stderr"):
             self.close(stream)
         self.pass_time(400.0)

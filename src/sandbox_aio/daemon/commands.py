@@ -94,9 +94,11 @@ class RunningCommand:
     def _exited(self, exit_code: int) -> None:
         self._exit_code = exit_code
         if self._killing is None:  # else the exit is said when nothing of the command is left
-            self.session.process_exited(exit_code, self._loop.time())
+            unread = None
             if self._process is not None:
+                unread = self._process.unread()
                 self._process.close_stdin()
+            self.session.process_exited(exit_code, self._loop.time(), unread)
             self.update()
 
     def _received(self, stream: Stream, data: bytes) -> None:

@@ -7,6 +7,8 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 from . import terminal
@@ -100,6 +102,10 @@ class Process:
             self._reading.discard(stream)
             self._loop.remove_reader(fd)
 
+    def unread(self) -> dict[Stream, int]:
+        """Return how many bytes wait in the pipe of each stream."""
+        return {stream: _waiting(fd) for stream, fd in self._outputs.items()}
+
     def write(self, data: bytearray) -> int | None:
         """Write from the front of `data`; return how much was written, None if the process reads no more."""
         if self._stdin is None:
@@ -163,3 +169,10 @@ class Process:
             self.close_stdin()
         os.close(fd)
         self._ended(stream)
+
+
+def _waiting(fd: int) -> int:
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:  # a terminal that nobody has open any more
+        return 0

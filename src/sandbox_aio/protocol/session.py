@@ -22,7 +22,7 @@ from .states import INPUT_TRANSITIONS, SESSION_TRANSITIONS, InputInput, InputSta
 from .utf8 import Utf8Transcoder, repair_surrogates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "Attachment",
@@ -170,6 +170,7 @@ class CommandSession:
         """
         self._transcoders: dict[Stream, Utf8Transcoder] = {stream: Utf8Transcoder() for stream in _STREAMS}
         self._open_streams: set[Stream] = {"stdout"} if execute.pty else set(_STREAMS)
+        self._owed: dict[Stream, int] = dict.fromkeys(_STREAMS, 0)
         self._attachments: list[Attachment] = []
         self._events: list[SessionEvent] = [SpawnRequested(execute=execute)]
         self._input = bytearray()
@@ -247,19 +248,26 @@ class CommandSession:
     def receive_output(self, stream: Stream, data: bytes, now: float) -> None:
         """The process wrote. Output after the end of the session is dropped."""
         if not self.is_over:
+            self._owed[stream] -= len(data)
             self._append(stream, self._transcoders[stream].feed(data), now)
 
     def receive_output_eof(self, stream: Stream, now: float) -> None:
         """Nobody can write to this stream any more."""
         self._open_streams.discard(stream)
+        self._owed[stream] = 0
         self._end_if_drained(now)
 
-    def process_exited(self, exit_code: int, now: float) -> None:
-        """The shell exited; 128 + n if signal n killed it (section 9.1, A1). Its output may still be open."""
+    def process_exited(self, exit_code: int, now: float, unread: Mapping[Stream, int] | None = None) -> None:
+        """The shell exited; 128 + n if signal n killed it (section 9.1, A1). Its output may still be open.
+
+        `unread` says how many bytes of each stream wait in its pipe: the last words of the shell are among them, so
+        the exit is not said before they are received, however slow the readers are.
+        """
         if self.is_over:  # it was given up, because killing it took too long
             return
         self._step(SessionInput.PROCESS_EXIT)
         self._exit_code = exit_code
+        self._owed.update(unread or {})
         self._drain_until = now + DRAIN_SECONDS
         self.input_failed()
         self._end_if_drained(now)
@@ -339,7 +347,7 @@ class CommandSession:
         """
         if self.is_over:
             return None
-        earliest = min(self._timeout_at if self.state is SessionState.RUNNING else math.inf, self._drain_until)
+        earliest = self._timeout_at if self.state is SessionState.RUNNING else self._drained_at()
         if self._idle_since is not None and not self._kill_wanted:
             earliest = min(earliest, self._idle_since + self._idle_seconds)
         if not all(map(self.wants_output, _STREAMS)):
@@ -356,7 +364,7 @@ class CommandSession:
         for attachment in self._attachments:
             if attachment.waiting_since is not None and now >= attachment.waiting_since + STALL_SECONDS:
                 attachment.holding = False
-        if now >= self._drain_until:
+        if now >= self._drained_at():
             self._open_streams.clear()
             self._exit_code = self._exit_code if self._exit_code is not None else 128 + 9
             self._end_if_drained(now)
@@ -375,6 +383,10 @@ class CommandSession:
 
     def _step(self, input: SessionInput) -> None:
         self.state = step(SESSION_TRANSITIONS, self.state, input)
+
+    def _drained_at(self) -> float:
+        """When not to wait any longer for the end of the output: not before all that is owed is received."""
+        return math.inf if any(owed > 0 for owed in self._owed.values()) else self._drain_until
 
     def _append(self, stream: Stream, data: bytes, now: float) -> None:
         if data:
