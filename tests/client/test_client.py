@@ -219,6 +219,22 @@ async def test_a_closed_client_says_so() -> None:
                 await attempt
 
 
+async def test_closing_it_early_does_not_disturb_the_block() -> None:
+    async with service() as (_, client, _):
+        await client.list_sandboxes()
+        await client.aclose()
+        await anyio.sleep(0.01)
+        went_on = True
+    assert went_on
+
+
+async def test_a_data_plane_that_is_no_url_is_the_servers_mistake() -> None:
+    async with AsyncSandboxClient(api_endpoint="http://h") as client:
+        sandbox = AsyncSandbox.from_dict({"name": "box", "dataplane_url": "gopher://d"}, client)
+        with pytest.raises(RemoteProtocolError, match="'box' has a dataplane_url that is none"):
+            await sandbox.run("true")
+
+
 async def test_it_is_entered_once() -> None:
     async with service() as (_, client, _):
         with pytest.raises(LocalProtocolError, match="entered already"):

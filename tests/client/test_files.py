@@ -140,6 +140,16 @@ async def test_cut_for_ever_it_gives_up() -> None:
             await sandbox.read("/a")
 
 
+async def test_a_long_error_is_read_only_at_its_beginning() -> None:
+    files = FakeFiles()
+    files.refusals = [Reply(status=404, body=b"<html>" + bytes(1_000_000))]
+    async with sandbox_at(files) as sandbox:
+        with pytest.raises(ResourceNotFoundError, match="there is no '/a'"):
+            await sandbox.read("/a")
+        await sandbox.write("/a", "x")
+        assert await sandbox.read("/a") == b"x"
+
+
 async def test_a_busy_server_is_asked_again() -> None:
     files = FakeFiles()
     files.files["/a"], files.refusals = b"abc", [error(503, **SOON), error(429, **SOON)]
@@ -163,6 +173,21 @@ def sync_pieces() -> Iterator[bytes]:
     yield b"def"
 
 
+class Pieces:
+    """An async iterable that is no generator."""
+
+    def __init__(self) -> None:
+        self._left = [b"abc", b"def"]
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop(0)
+
+
 async def test_upload_takes_many_sources(tmp_path: Path) -> None:
     local = tmp_path / "big"
     local.write_bytes(BIG)
@@ -176,8 +201,10 @@ async def test_upload_takes_many_sources(tmp_path: Path) -> None:
             await sandbox.upload("/a", file)
         assert files.files["/a"] == BIG
         assert "content-length" not in files.uploads[-1].headers, "chunked"
-        await sandbox.upload("/a", sync_pieces())
-        assert files.files["/a"] == b"abcdef"
+        for few in (sync_pieces(), Pieces(), [b"abc", b"def"]):
+            files.files.clear()
+            await sandbox.upload("/a", few)
+            assert files.files["/a"] == b"abcdef"
         with pytest.raises(TypeError, match="cannot upload a int"):
             await sandbox.upload("/a", 3)  # type: ignore[arg-type]
         with pytest.raises(FileNotFoundError):

@@ -191,9 +191,11 @@ class Service:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of everything. Shielded and quick; closing again does nothing."""
-        if self.task_group is not None:
-            self.task_group.cancel_scope.cancel()
+        """Let go of everything. Shielded and quick; closing again does nothing.
+
+        The tasks of commands end by themselves when their commands are let go. Cancelling their group would cancel the
+        block of the caller's `async with`, too.
+        """
         with anyio.CancelScope(shield=True):
             for driver in list(self._commands):
                 driver.release()

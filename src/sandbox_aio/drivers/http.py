@@ -144,7 +144,7 @@ class HttpDriver:
 
 async def _receive(download: Download, stream: _ResponseStream, write: Callable[[bytes], Awaitable[object]]) -> None:
     head = stream.head
-    download.accept(head if head.success else await stream.read(_MAX_ERROR_BYTES))
+    download.accept(head if head.success else await stream.read_beginning(_MAX_ERROR_BYTES))
     while piece := await stream.receive():
         download.received(len(piece))
         await write(piece)
@@ -181,6 +181,13 @@ class _ResponseStream:
                 raise too_long(self._call, limit)
             pieces.append(piece)
         return attrs.evolve(self.head, body=b"".join(pieces))
+
+    async def read_beginning(self, limit: int) -> HttpResponse:
+        """The response with at least `limit` bytes of its body, or all of it."""
+        body = b""
+        while len(body) < limit and (piece := await self.receive()):
+            body += piece
+        return attrs.evolve(self.head, body=body)
 
     async def aclose(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
