@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,8 +57,16 @@ async def test_an_interrupt_reaches_the_foreground(daemon: Daemon) -> None:
     async with daemon.execute("trap 'echo caught; exit 9' INT; echo ready; read x", pty=True) as session:
         await session.started()
         await session.output_until("ready")
-        await session.send("input", data="\x03")
+
+        async def interrupt() -> None:
+            while True:  # a shell may miss one, just before it begins to read
+                await session.send("input", data="\x03")
+                await asyncio.sleep(0.2)
+
+        interrupting = asyncio.create_task(interrupt())
         outcome = await session.outcome()
+        interrupting.cancel()
+        await asyncio.wait([interrupting])
     assert "caught" in outcome.stdout
     assert outcome.exit_code == 9
 
