@@ -117,7 +117,7 @@ def test_an_interrupt_while_the_client_is_entered_leaves_it_usable(monkeypatch: 
 
 
 def test_an_interrupt_before_the_client_is_entered_leaves_it_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = SandboxClient()
+    client, threads = SandboxClient(), threading.active_count()
 
     def interrupted(*_: object) -> bool:
         monkeypatch.undo()
@@ -128,7 +128,7 @@ def test_an_interrupt_before_the_client_is_entered_leaves_it_usable(monkeypatch:
         client.list_sandboxes()
     assert len(client.list_sandboxes()) == 2
     client.close()
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
 
 
 def test_a_client_that_cannot_be_entered_says_why_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
