@@ -502,6 +502,55 @@ async def test_a_slow_consumer_holds_the_peer_back_and_loses_nothing() -> None:
     assert len(daemon.connections) == 1
 
 
+async def flood_until_killed(connection: Connection) -> None:
+    """Say more than a client reads ahead; then be killed."""
+    await connection.begin()
+    for n in range(80):
+        await connection.output("x" * 32768, n * 32768)
+    assert isinstance(await connection.receive(), Kill)
+    await connection.exit(137)
+
+
+async def test_an_exit_is_not_overdue_while_nobody_takes_the_output(entered: bool) -> None:
+    """The exit of a killed command, and of one with a timeout, may lie behind output for any time."""
+    async with Daemon(flood_until_killed).running() as daemon, anyio.create_task_group() as group:
+        site = daemon.site(Owner(group if entered else None), kill_grace=0.2, timeout_grace=0.0)
+        handle = await start_command(site, execute(timeout_seconds=1))
+        await anyio.sleep(0.1)
+        await handle.kill()
+        await anyio.sleep(1.5)
+        with anyio.fail_after(10):
+            result = await handle.result
+        assert (result.exit_code, len(result.stdout)) == (137, 80 * 32768)
+
+
+async def test_a_reader_that_is_held_up_still_sees_the_end(entered: bool) -> None:
+    """A command that is given up while its output waits neither hangs the event loop nor its handle."""
+    async with Daemon(flood_until_killed).running() as daemon, anyio.create_task_group() as group:
+        site = daemon.site(Owner(group if entered else None))
+        handle = await start_command(site, execute())
+        await anyio.sleep(0.5)
+        await handle.aclose()
+        with anyio.fail_after(10):
+            while not handle._driver.finished:
+                await anyio.sleep(0.01)
+
+
+async def test_a_kill_passes_input_that_the_daemon_does_not_read_any_more() -> None:
+    """The kill fits into the connection, but is stuck there behind the input."""
+
+    async def deaf(connection: Connection) -> None:
+        await connection.begin()
+        await anyio.sleep_forever()
+
+    async with Daemon(deaf, forever).running() as daemon, anyio.create_task_group() as group:
+        handle = await start_command(daemon.site(Owner(group), kill_patience=0.1), execute(close_stdin=False))
+        await handle.send_input("unread")
+        await handle.kill()
+        with anyio.fail_after(10):
+            assert (await handle.result).exit_code == 137
+
+
 async def test_a_kill_passes_input_that_the_command_does_not_read() -> None:
     """Input fills the connection; the kill takes a new one."""
 

@@ -236,17 +236,16 @@ def test_a_peer_that_answers_no_ping_is_lost_unless_nobody_reads() -> None:
     assert command.deadline() == 30.0
     command.receive_timeout(30.0)
     assert sent(command) == [(PING, b"")]
-    command.pause_reading()
+    command.pause_reading(40.0)
     assert command.deadline() is None
     command.resume_reading(1000.0)
-    assert command.deadline() == 1030.0
-    command.receive_timeout(1030.0)
-    command.receive_timeout(1090.0)
+    assert command.deadline() == 1050.0
+    command.receive_timeout(1050.0)
     assert command.state is CommandState.DETACHED
-    command.pause_reading()
-    command.resume_reading(1090.0)
-    command.receive_bytes(b"late", 1090.0)
-    command.receive_eof(1090.0)
+    command.pause_reading(1050.0)
+    command.resume_reading(1050.0)
+    command.receive_bytes(b"late", 1050.0)
+    command.receive_eof(1050.0)
     assert command.state is CommandState.DETACHED
 
 
@@ -286,6 +285,36 @@ def test_the_exit_of_a_killed_command_is_an_exit() -> None:
     conversation.command.kill(1.0)
     conversation.say(out("bye", 0), Exit(exit_code=137))
     assert conversation.command.events() == [out("bye", 0), CommandExited(exit_code=137)]
+
+
+def test_a_kill_behind_input_is_sent_again_on_a_new_connection() -> None:
+    conversation = Conversation(limits=WebSocketLimits()).start()
+    command = conversation.command
+    command.send_input("unread")
+    command.kill(100.0)
+    assert conversation.sent() == [Input(data="unread"), Kill()]
+    assert command.deadline() == 101.0
+    assert conversation.due(101.0) == []
+    assert command.deadline() == 101.0
+    assert conversation.due(101.0) == []
+    assert conversation.open(101.0) == [Reconnect(command_id="c"), Kill()]
+    assert command.deadline() == 110.0
+
+
+def test_while_nobody_reads_the_time_for_an_exit_stands_still() -> None:
+    execute = Execute(command="x", command_id="c", timeout_seconds=60)
+    conversation = Conversation(execute, limits=WebSocketLimits()).start(now=5.0)
+    command = conversation.command
+    command.pause_reading(15.0)
+    command.pause_reading(20.0)
+    command.kill(500.0)
+    assert command.deadline() is None
+    command.receive_timeout(1000.0)
+    assert command.events() == []
+    command.resume_reading(1015.0)
+    assert command.deadline() == 1025.0
+    conversation.say(Exit(exit_code=137), now=1024.0)
+    assert command.events() == [CommandExited(exit_code=137)]
 
 
 def test_a_kill_before_started_is_sent_after_it() -> None:
@@ -428,7 +457,7 @@ def test_misuse_is_refused() -> None:
     command.begin(0.0)
     with pytest.raises(LocalProtocolError, match="CommandState CONNECTING does not allow CONNECT"):
         command.begin(0.0)
-    command.pause_reading()
+    command.pause_reading(0.0)
     command.resume_reading(0.0)
     command.receive_bytes(b"too early", 0.0)
     command.receive_eof(0.0)

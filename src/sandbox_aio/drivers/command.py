@@ -87,15 +87,21 @@ class CommandDriver:
                 news = self._news
                 await news.wait()
                 continue
-            async with self._reader:
-                if self._idle():
-                    await self.step()
+            await self._read(self._idle)
 
     async def read_once(self) -> None:
         """Do one step as the reader, where no task pumps and the caller waits for something else than output."""
+        await self._read(lambda: not self.finished and not self._pumping)
+
+    async def _read(self, wanted: Callable[[], bool]) -> None:
+        """Do one step, if it is still wanted once nobody else reads. Between such steps nobody does."""
         async with self._reader:
-            if not self.finished and not self._pumping:
-                await self.step()
+            if wanted():
+                self.command.resume_reading(anyio.current_time())
+                try:
+                    await self.step()
+                finally:
+                    self.command.pause_reading(anyio.current_time())
 
     def _idle(self) -> bool:
         return not (self._queue or self.finished or self._pumping)
@@ -115,8 +121,9 @@ class CommandDriver:
         self._wake()
         try:
             async with self._reader:
+                self.command.resume_reading(anyio.current_time())
                 while not self.finished:
-                    if self._queued_bytes >= READ_AHEAD_BYTES:
+                    if self._is_full():
                         await self._wait_for_room()
                     else:
                         await self.step()
@@ -186,9 +193,9 @@ class CommandDriver:
     async def _wait_for_room(self) -> None:
         """Let the consumer catch up. Meanwhile the peer's silence means nothing, since nothing is read."""
         command = self.command
-        command.pause_reading()
+        command.pause_reading(anyio.current_time())
         try:
-            while self._queued_bytes >= READ_AHEAD_BYTES and not command.finished:
+            while self._is_full():
                 if self.abandoned:
                     self._queue.clear()
                     self._queued_bytes = 0
@@ -200,6 +207,11 @@ class CommandDriver:
                 await self.flush()
         finally:
             command.resume_reading(anyio.current_time())
+
+    def _is_full(self) -> bool:
+        """Whether to read no more for now. A kill that waits for a new connection cannot wait for the consumer too."""
+        command = self.command
+        return self._queued_bytes >= READ_AHEAD_BYTES and not command.finished and not command.kill_pending
 
     def _deliver(self, size: int) -> None:
         events = self.command.events()

@@ -40,7 +40,7 @@ from .command_errors import (
 from .cursor import OutputCursor
 from .deadlines import Deadlines, Due
 from .events import CommandEvent, CommandExited, CommandFailed, CommandStarted
-from .frames import ErrorReply, Execute, Exit, Reconnect, ServerFrame, Started, Stream
+from .frames import ErrorReply, Execute, Exit, Input, Kill, Reconnect, ServerFrame, Started, Stream
 from .intents import Intents
 from .policy import CommandPolicy, Endpoint
 from .retry import Attempts
@@ -118,6 +118,7 @@ class ClientCommand:
         self._events: list[CommandEvent] = []
         self._deadlines = Deadlines()
         self._attached_at: float | None = None
+        self._wrote_input = False
 
     # --- what a driver asks ------------------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class ClientCommand:
         elif due is not None:
             timeout = self._opening.timeout_seconds if isinstance(self._opening, Execute) else 0
             error = error_of_deadline(due, self._policy, timeout)
-            if due is Due.OPEN:
+            if due is Due.OPEN or due is Due.KILL_AGAIN:
                 self._lost(error, now)
                 return
             self._intents.kill()
@@ -256,13 +257,15 @@ class ClientCommand:
                 self._websocket.receive_timeout(now)
                 self._process(now)
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, now: float) -> None:
         """Say that the driver stops reading because nobody takes the output: the peer's silence means nothing now."""
+        self._deadlines.pause(now)
         if self._websocket is not None:
-            self._websocket.pause_reading()
+            self._websocket.pause_reading(now)
 
     def resume_reading(self, now: float) -> None:
-        """Say that the driver reads again."""
+        """Say that the driver reads again. The time between does not count."""
+        self._deadlines.resume(now)
         if self._websocket is not None:
             self._websocket.resume_reading(now)
 
@@ -292,8 +295,9 @@ class ClientCommand:
         self._check_not_over("kill it")
         self._intents.kill()
         if self._deadlines.kill_by is None:
-            self._deadlines.kill_by = now + self._policy.kill_grace
-        self._send_intents()
+            paused_at = self._deadlines.paused_at
+            self._deadlines.kill_by = (now if paused_at is None else paused_at) + self._policy.kill_grace
+        self._send_intents(now)
 
     def send_input(self, text: str) -> None:
         """Write to the command's standard input or terminal.
@@ -417,7 +421,7 @@ class ClientCommand:
         self._websocket.send_text(encode_client_frame(opening))
         self.may_run = True
         self._attached_at = now if self.attached else None
-        self._send_intents()
+        self._send_intents(now)
 
     def _frame(self, frame: ServerFrame | None, now: float) -> None:
         if type(frame) is Started and self.state is not CommandState.CONNECTING:
@@ -448,14 +452,22 @@ class ClientCommand:
         if self._opening.timeout_seconds > 0:
             self._deadlines.run_by = now + self._opening.timeout_seconds + self._policy.timeout_grace
         self._events.append(CommandStarted(command_id=frame.command_id, pid=frame.pid))
-        self._send_intents()
+        self._send_intents(now)
 
-    def _send_intents(self) -> None:
-        """Send what the caller wants, if the command is attached."""
+    def _send_intents(self, now: float | None = None) -> None:
+        """Send what the caller wants, if the command is attached.
+
+        Args:
+            now: given where a kill may be among it. One that goes out behind input may be stuck there: a daemon reads
+                no more of a connection while the command reads none of its input.
+        """
         websocket = self._websocket
         if self.attached and websocket is not None and websocket.state is WebSocketState.OPEN:
             for frame in self._intents.frames():
                 websocket.send_text(encode_client_frame(frame))
+                self._wrote_input = self._wrote_input or type(frame) is Input
+                if type(frame) is Kill and self._wrote_input and now is not None:
+                    self._deadlines.kill_again_at = now + self._policy.kill_patience
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -463,7 +475,8 @@ class ClientCommand:
         """The connection is gone, and another may be better: wait for it, or give up."""
         self._refill_if_healthy(now)
         self._websocket = None
-        self._deadlines.open_by = self._attached_at = None
+        self._deadlines.open_by = self._deadlines.kill_again_at = self._attached_at = None
+        self._wrote_input = False
         self._out = []
         self._step(CommandInput.LOST)
         self._intents.connection_lost()

@@ -59,6 +59,8 @@ def error_of_deadline(due: Due, policy: CommandPolicy, timeout: float) -> Sandbo
             f" {policy.timeout_grace:g} s more",
             timeout,
         )
+    if due is Due.KILL_AGAIN:
+        return SandboxConnectionError("a kill had no effect behind input that the command does not read")
     if due is Due.START:
         return SandboxConnectTimeoutError(f"the command did not start within {policy.start_timeout:g} s")
     return SandboxConnectTimeoutError(f"the connection was not established within {policy.open_timeout:g} s")

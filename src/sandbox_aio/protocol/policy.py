@@ -41,9 +41,11 @@ class CommandPolicy:
     """An attachment that lasts this long gives all attempts back, output or not."""
     backoff: Backoff = attrs.field(factory=Backoff)
     kill_grace: float = 10.0
-    """From `kill` until the exit must have arrived."""
+    """From `kill` until the exit must have arrived. Time in which nobody takes the output does not count."""
+    kill_patience: float = 1.0
+    """After so long without an exit, a kill that went out behind input is sent again on a new connection."""
     timeout_grace: float = 30.0
-    """What the daemon may take, over the command's own timeout, to report it."""
+    """What the daemon may take, over the command's own timeout, to report it; counted likewise."""
     max_pending_input_bytes: int = 2**20
     limits: WebSocketLimits = attrs.field(factory=lambda: WebSocketLimits(ping_interval=30.0, ping_timeout=60.0))
 

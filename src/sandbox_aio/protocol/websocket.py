@@ -88,7 +88,7 @@ class WebSocket:
         self._heard_at: float | None = None
         self._ping_sent_at: float | None = None
         self._close_sent_at: float | None = None
-        self._reading = True
+        self._paused_at: float | None = None
 
     # --- making one --------------------------------------------------------------------------------------------------
 
@@ -210,22 +210,29 @@ class WebSocket:
         """Whether the transport is of no more use, once `bytes_to_send` is drained."""
         return self.state is WebSocketState.CLOSED or self.state is WebSocketState.FAILED
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, now: float) -> None:
         """Say that the driver does not read for now: silence proves nothing until `resume_reading`."""
-        self._reading = False
+        if self._paused_at is None:
+            self._paused_at = now
 
     def resume_reading(self, now: float) -> None:
-        """Say that the driver reads again."""
-        self._reading = True
-        self._heard_at = now
-        self._ping_sent_at = None
+        """Say that the driver reads again. The time between does not count as silence."""
+        if self._paused_at is not None:
+            passed, self._paused_at = now - self._paused_at, None
+            self._heard_at = None if self._heard_at is None else self._heard_at + passed
+            self._ping_sent_at = None if self._ping_sent_at is None else self._ping_sent_at + passed
 
     def deadline(self) -> float | None:
         """When `receive_timeout` has something to do; None if it has nothing."""
         if self.state is WebSocketState.CLOSING and self._close_sent_at is not None:
             return self._close_sent_at + self._limits.close_timeout
         interval = self._limits.ping_interval
-        if self.state is not WebSocketState.OPEN or interval is None or self._heard_at is None or not self._reading:
+        if (
+            self.state is not WebSocketState.OPEN
+            or interval is None
+            or self._heard_at is None
+            or self._paused_at is not None
+        ):
             return None
         if self._ping_sent_at is not None:
             return self._ping_sent_at + self._limits.ping_timeout
