@@ -101,6 +101,7 @@ async def test_a_command_cannot_lose_its_mark(daemon: Daemon) -> None:
     assert "not allowed to raise maximum limit" in outcome.stderr
 
 
+@pytest.mark.root
 async def test_another_user_can_be_killed_too(daemon: Daemon) -> None:
     config = {"user": "nobody", "work_dir": "/"}
     async with daemon.execute("setsid sleep 77 & id -un; sleep 77", run_config=config) as session:

@@ -181,11 +181,11 @@ def test_limits_that_need_no_privilege_are_set(box: Sandbox) -> None:
 
 def test_a_change_stays_in_the_sandbox(sandbox: Sandbox, machine: Machine) -> None:
     sandbox.sh(
-        "echo mine > /etc/motd; echo mine > /etc/services; rm /etc/profile; touch /srv/new /opt/new /home/user/new"
+        "echo mine > /etc/motd; echo mine >> /etc/passwd; rm /etc/profile; touch /srv/new /opt/new /home/user/new"
     )
     assert sandbox.attempt("test -e /etc/profile")[0] == 1
     with machine.sandbox() as other:
-        assert "http" in other.sh("cat /etc/services /etc/profile")
+        assert "mine" not in other.sh("cat /etc/passwd /etc/profile")
         assert other.attempt("test -e /etc/motd -o -e /srv/new -o -e /opt/new -o -e /home/user/new")[0] == 1
 
 
