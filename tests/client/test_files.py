@@ -41,7 +41,7 @@ SOON = {"retry-after": "0"}
 async def sandbox_at(handler: Handler) -> AsyncGenerator[AsyncSandbox]:
     """A sandbox whose data plane is the handler."""
     async with fake_service(handler) as service, AsyncSandboxClient(api_endpoint=service.url) as client:
-        yield AsyncSandbox.from_dict({"name": "box", "dataplane_url": f"{service.url}/d"}, client)
+        yield AsyncSandbox.from_dict({"name": "box", "dataplane_url": f"{service.url}/d/"}, client)
 
 
 async def test_write_and_read() -> None:
@@ -49,6 +49,7 @@ async def test_write_and_read() -> None:
     async with sandbox_at(files) as sandbox:
         await sandbox.write("/a b/é", "héllo\n")
         await sandbox.write("/bin", b"\x00\xff\r\n--")
+        assert files.uploads[0].target == "/d/upload?path=%2Fa+b%2F%C3%A9"
         assert files.files == {"/a b/é": "héllo\n".encode(), "/bin": b"\x00\xff\r\n--"}
         assert await sandbox.read("/bin") == b"\x00\xff\r\n--"
         await sandbox.write("/empty", b"")

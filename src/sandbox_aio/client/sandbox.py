@@ -447,4 +447,4 @@ class AsyncSandbox:
             raise DataplaneNotConfiguredError(
                 f"the sandbox {self.name!r} has no dataplane_url; wait until it is ready and get it anew"
             )
-        return DataPlane(url=self.dataplane_url, sandbox=self.name)
+        return DataPlane(url=self.dataplane_url.rstrip("/"), sandbox=self.name)
