@@ -29,7 +29,7 @@ class Follower:
 
     def __init__(self, driver: CommandDriver, max_output_bytes: int | None) -> None:
         self.driver = driver
-        self.output = KeptOutput(max_output_bytes)
+        self.output: KeptOutput = KeptOutput(max_output_bytes)
         self.exit_code: int | None = None
         self.error: SandboxClientError | None = None
 

@@ -78,6 +78,8 @@ class _Once:
 class UploadBody(Body):
     """A source between the two parts of a frame."""
 
+    spent: bool = False
+
     def __init__(self, source: UploadSource, frame: tuple[bytes, bytes]) -> None:
         self._source = source
         self._frame = frame
