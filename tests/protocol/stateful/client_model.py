@@ -80,12 +80,20 @@ class Link:
 class ClientModel:
     """One command and the model of it. `act` makes a call and checks everything; the rest are the calls."""
 
-    def __init__(self, opening: Execute | Reconnect, truth: Truth, now: float, policy: CommandPolicy = POLICY) -> None:
+    def __init__(
+        self,
+        opening: Execute | Reconnect,
+        truth: Truth,
+        now: float,
+        *,
+        policy: CommandPolicy = POLICY,
+        input_closed: bool = False,
+    ) -> None:
         self.truth = truth
         self.policy = policy
         self.now = now
         self.opening = opening
-        self.command = ClientCommand(opening, ENDPOINT, policy=policy)
+        self.command = ClientCommand(opening, ENDPOINT, policy=policy, input_closed=input_closed)
         self.link: Link | None = None
         self.on_time: Callable[[float], None] = lambda now: None
         """Told whenever time has passed."""
@@ -104,7 +112,7 @@ class ClientModel:
         self.losses = 0
         self.expected_failure: type[SandboxClientError] | None = None
         self.input_due: list[str] = []
-        self.input_closed = False
+        self.input_closed = opening.close_stdin if isinstance(opening, Execute) else input_closed
         self.act(lambda: self.command.begin(now))
 
     # --- the calls of a driver ---------------------------------------------------------------------------------------

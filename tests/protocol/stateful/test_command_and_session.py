@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -205,7 +206,6 @@ class CommandAndSession(ClientRules):
         now = self.client.now if hasattr(self, "client") else 1000.0
         self.process = Process(now)
         self.client = ClientModel(execute, self.process.truth, now=now, policy=POLICY)
-        self.client.input_closed = closed
         if limited:
             self.client.expected_failure = SandboxOperationError
         self.client.on_time = self.process.advance
@@ -253,7 +253,10 @@ class CommandAndSession(ClientRules):
             return
         offsets = [process.truth.edge_before(stream, old.position[stream] - overlap) for stream in STREAMS]
         reconnect = Reconnect(command_id="c", stdout_offset=offsets[0], stderr_offset=offsets[1])
-        self.client = ClientModel(reconnect, process.truth, now=old.now, policy=POLICY)
+        process.read_input(1 << 20)
+        self.client = ClientModel(
+            reconnect, process.truth, now=old.now, policy=POLICY, input_closed=process.input_closed
+        )
         assert process.session is not None
         if not isinstance(process.session.outcome, Exit):
             self.client.expected_failure = SandboxOperationError  # it may run out of time yet, or be forgotten
@@ -274,7 +277,7 @@ class CommandAndSession(ClientRules):
                 assert self.client.position[stream] == len(self.process.truth.log[stream])
 
 
-TestCommandAndSession = CommandAndSession.TestCase
+TestCommandAndSession = pytest.mark.timeout(1800)(CommandAndSession.TestCase)  # a failure takes long to make small
 TestCommandAndSession.settings = settings(
     CommandAndSession.TestCase.settings, max_examples=3 * settings().max_examples // 2, stateful_step_count=50
 )

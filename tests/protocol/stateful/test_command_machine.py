@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -188,7 +189,6 @@ class CommandMachine(ClientRules):
         timeout = 60 if limited else 0
         execute = Execute(command="x", command_id="c0", timeout_seconds=timeout, close_stdin=closed)
         self.client = self.daemon.client = ClientModel(execute, self.daemon.truth, now=1000.0)
-        self.client.input_closed = closed
         if settled:
             self.connect_and_settle()
 
@@ -326,7 +326,7 @@ class CommandMachine(ClientRules):
                 assert self.client.position[stream] == len(self.daemon.truth.log[stream])
 
 
-TestCommandMachine = CommandMachine.TestCase
+TestCommandMachine = pytest.mark.timeout(1800)(CommandMachine.TestCase)  # a failure takes long to make small
 TestCommandMachine.settings = settings(
     CommandMachine.TestCase.settings, max_examples=3 * settings().max_examples, stateful_step_count=50
 )
