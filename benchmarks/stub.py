@@ -13,11 +13,13 @@ section 1.6) and `execute/ws` (section 3). Nothing is executed: the command's te
 | `idle` | nothing, until the client goes |
 
 Run as `python -m benchmarks.stub`. It prints its port when it is ready, and ends when its standard input does.
+
+It is made of threads that block, since nothing in Python answers sooner than a thread that waits in `accept` or `recv`,
+and what the stub takes, both clients have to wait for.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import functools
 import hashlib
@@ -25,16 +27,19 @@ import json
 import socket
 import struct
 import sys
+import threading
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
 
 WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CONTROL_PLANE = "/api/v2/sandboxes"
 DATA_PLANE = "/data"
-SEND_SIZE = 1 << 20
-"""How many bytes are handed to the kernel at a time."""
+BACKLOG = 4096
+STACK_BYTES = 256 << 10
 
 GOING_AWAY = 1001
 NORMAL = 1000
@@ -86,126 +91,115 @@ TINY = text({"type": "stdout", "data": "hi\n", "offset": 0}) + EXIT
 class Connection:
     """One accepted socket: a control-plane request, or one attachment to a command."""
 
-    def __init__(self, server: Stub, sock: socket.socket) -> None:
-        self._server = server
+    def __init__(self, stub: Stub, sock: socket.socket) -> None:
+        self._stub = stub
         self._sock = sock
-        self._loop = asyncio.get_running_loop()
         self._buffer = b""
 
-    async def serve(self) -> None:
-        """Answer whatever the peer asks, then wait for it to leave."""
-        try:
-            await self._serve()
-        except (OSError, asyncio.IncompleteReadError):
-            return  # Clients come and go; what that costs is theirs to measure.
-        finally:
-            self._sock.close()
+    def serve(self) -> None:
+        """Answer whatever the peer asks, then wait for it to leave.
 
-    async def _serve(self) -> None:
+        Raises:
+            EOFError, OSError: It left early.
+        """
         while b"\r\n\r\n" not in self._buffer:
-            await self._fill()
+            self._fill()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         request, *lines = head.split(b"\r\n")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-        path = request.split()[1].decode()
         if headers.get(b"upgrade", b"").lower() != b"websocket":
-            await self._respond(path)
+            self._respond(request.split()[1].decode())
             return
         key = base64.b64encode(hashlib.sha1(headers[b"sec-websocket-key"] + WEBSOCKET_GUID).digest())
-        await self._send(
+        self._sock.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + key + b"\r\n\r\n"
         )
         messages = self._messages()
-        async for message in messages:
+        for message in messages:
             if message["type"] in ("execute", "reconnect"):
-                await self._command(message, messages)
+                self._command(message, messages)
                 break
-        async for _ in messages:
+        for _ in messages:
             pass
 
-    async def _respond(self, path: str) -> None:
+    def _respond(self, path: str) -> None:
         name = path.removeprefix(f"{CONTROL_PLANE}/boxes/")
         if name == path or "/" in name:
             status, body = "404 Not Found", {"detail": {"error": "NotFound", "message": f"The stub has no {path}."}}
         else:
-            status, body = "200 OK", self._server.sandbox(name)
+            status, body = "200 OK", self._stub.sandbox(name)
         payload = json.dumps(body).encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
-        await self._send(head.encode() + b"Connection: close\r\n\r\n" + payload)
+        self._sock.sendall(head.encode() + b"Connection: close\r\n\r\n" + payload)
 
-    async def _command(self, message: Message, messages: AsyncIterator[Message]) -> None:
+    def _command(self, message: Message, messages: Iterator[Message]) -> None:
         command_id = message["command_id"]
         if message["type"] == "execute":
-            self._server.commands[command_id] = message["command"]
-        verb, *numbers = self._server.commands[command_id].split()
+            self._stub.commands[command_id] = message["command"]
+        verb, *numbers = self._stub.commands[command_id].split()
         started = text({"type": "started", "command_id": command_id, "pid": 1})
         match verb, [float(number) for number in numbers]:
             case "output", [count, size]:
-                await self._send(started)
-                await self._send(output(int(count), int(size)))
-                await self._finish(EXIT)
+                self._sock.sendall(started)
+                self._sock.sendall(output(int(count), int(size)))
+                self._finish(EXIT)
             case "tiny", []:
-                await self._finish(started + TINY)
+                self._finish(started + TINY)
             case "tiny-late", [seconds]:
-                await self._send(started + TINY)
-                await asyncio.sleep(seconds)
-                self._sock.shutdown(socket.SHUT_WR)
+                self._sock.sendall(started + TINY)
+                time.sleep(seconds)
+                self._finish(b"")
             case "resume", [count, size, every]:
                 first = int(message.get("stdout_offset", 0) // size)
                 last = min(first + int(every), int(count))
-                await self._send(started + output(last - first, int(size), first))
-                await self._finish(EXIT if last == count else close(GOING_AWAY))
+                self._sock.sendall(started + output(last - first, int(size), first))
+                self._finish(EXIT if last == count else close(GOING_AWAY))
             case "echo", []:
-                await self._send(started)
-                await self._echo(messages)
+                self._sock.sendall(started)
+                self._echo(messages)
             case "idle", []:
-                await self._send(started)
+                self._sock.sendall(started)
             case _:
-                await self._finish(text({"type": "error", "error_type": "CommandError", "error": "not in the script"}))
+                self._finish(text({"type": "error", "error_type": "CommandError", "error": "not in the script"}))
 
-    async def _echo(self, messages: AsyncIterator[Message]) -> None:
+    def _echo(self, messages: Iterator[Message]) -> None:
         offset = 0
-        async for message in messages:
+        for message in messages:
             if message["type"] == "input":
-                await self._send(text({"type": "stdout", "data": message["data"], "offset": offset}))
+                self._sock.sendall(text({"type": "stdout", "data": message["data"], "offset": offset}))
                 offset += len(message["data"].encode())
             elif message["type"] in ("close_stdin", "kill"):
                 break
-        await self._finish(EXIT)
+        self._finish(EXIT)
 
-    async def _finish(self, data: bytes) -> None:
-        await self._send(data)
+    def _finish(self, data: bytes) -> None:
+        self._sock.sendall(data)
         self._sock.shutdown(socket.SHUT_WR)
 
-    async def _send(self, data: bytes) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), SEND_SIZE):
-            await self._loop.sock_sendall(self._sock, view[start : start + SEND_SIZE])
-
-    async def _fill(self) -> None:
-        data = await self._loop.sock_recv(self._sock, 1 << 16)
+    def _fill(self) -> None:
+        data = self._sock.recv(1 << 16)
         if not data:
-            raise asyncio.IncompleteReadError(self._buffer, None)
+            raise EOFError
         self._buffer += data
 
-    async def _read(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            await self._fill()
+            self._fill()
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
-    async def _messages(self) -> AsyncIterator[Message]:
-        """Yield the client's messages until its close frame or the end of the stream; answer pings on the way."""
+    def _messages(self) -> Iterator[Message]:
+        """Yield the client's messages until its close frame; answer pings on the way."""
         while True:
-            first, second = await self._read(2)
+            first, second = self._read(2)
             size = second & 0x7F
             if size == 126:
-                (size,) = struct.unpack("!H", await self._read(2))
+                (size,) = struct.unpack("!H", self._read(2))
             elif size == 127:
-                (size,) = struct.unpack("!Q", await self._read(8))
-            mask = await self._read(4)
-            masked = await self._read(size)
+                (size,) = struct.unpack("!Q", self._read(8))
+            mask = self._read(4)
+            masked = self._read(size)
             key = (mask * (size // 4 + 1))[:size]
             payload = (int.from_bytes(masked, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
             opcode = first & 0x0F
@@ -214,14 +208,16 @@ class Connection:
             elif opcode == 8:
                 return
             elif opcode == 9:
-                await self._send(frame(10, payload))
+                self._sock.sendall(frame(10, payload))
 
 
 class Stub:
-    """The listener, and the little that connections share."""
+    """The listener, its threads, and the little that connections share."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
+        self._idle = 0
+        self._lock = threading.Lock()
         self.port: int = listener.getsockname()[1]
         self.commands: dict[str, str] = {}
 
@@ -236,28 +232,34 @@ class Stub:
             "updated_at": "2026-01-01T00:00:00.000Z",
         }
 
-    async def serve(self) -> None:
-        """Accept connections for ever."""
-        loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
+    def start_thread(self) -> None:
+        """Have one more thread that accepts connections. There is always one that waits."""
+        self._idle += 1
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
         while True:
-            sock, _ = await loop.sock_accept(self._listener)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = loop.create_task(Connection(self, sock).serve())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            sock, _ = self._listener.accept()
+            with self._lock:
+                self._idle -= 1
+                if not self._idle:
+                    self.start_thread()
+            with sock, suppress(OSError, EOFError):  # Clients come and go as they like.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                Connection(self, sock).serve()
+            with self._lock:
+                self._idle += 1
 
 
-async def main() -> None:
+def main() -> None:
     """Serve on a port of the system's choice until standard input ends."""
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
-        listener.setblocking(False)
+    threading.stack_size(STACK_BYTES)
+    with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:
         stub = Stub(listener)
-        serving = asyncio.create_task(stub.serve())
+        stub.start_thread()
         print(stub.port, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-        serving.cancel()
+        sys.stdin.read()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
