@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,3 +49,8 @@ def test_gaps_count_as_dropped() -> None:
     kept.add([OutputGap("stdout", "", 0, missing_bytes=5), OutputChunk("stdout", "x", 5)])
     kept.add([OutputGap("stderr", "", 0, missing_bytes=7)])
     assert (kept.stdout.dropped_bytes, kept.stderr.dropped_bytes) == (5, 7)
+
+
+def test_a_negative_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_output_bytes is -1"):
+        KeptOutput(-1)

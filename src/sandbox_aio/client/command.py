@@ -20,7 +20,7 @@ from ..protocol.frames import Reconnect
 from ..protocol.policy import CommandPolicy, Endpoint
 from ..protocol.states import InputState
 from .follower import Follower, WebSocketMissing
-from .kept_output import HANDLE_OUTPUT_BYTES
+from .kept_output import HANDLE_OUTPUT_BYTES, KeptOutput
 
 if TYPE_CHECKING:
     import ssl
@@ -90,8 +90,9 @@ async def run_command(
         WebSocketMissing: the server has no websocket; nothing was started.
         SandboxClientError: the command timed out, could not start, or was lost.
     """
+    output = KeptOutput(max_output_bytes)
     driver = site.driver(frame)
-    follower = Follower(driver, max_output_bytes)
+    follower = Follower(driver, output)
     try:
         if on_stdout is None and on_stderr is None:
             while await follower.next_chunks():
@@ -127,8 +128,9 @@ async def start_command(
         WebSocketMissing: the server has no websocket; nothing was started.
         SandboxClientError: the command could not start.
     """
+    output = KeptOutput(max_output_bytes)
     driver = site.driver(frame)
-    handle = AsyncCommandHandle(site, driver, max_output_bytes=max_output_bytes)
+    handle = AsyncCommandHandle(site, driver, output)
     try:
         await handle._started()
     except BaseException:
@@ -147,8 +149,9 @@ def attach_command(
     max_output_bytes: int | None = HANDLE_OUTPUT_BYTES,
 ) -> AsyncCommandHandle:
     """Return a handle on a command that runs, or ran; the connection is made at the handle's first use."""
+    output = KeptOutput(max_output_bytes)
     driver = site.driver(frame, terminal=terminal, input_closed=input_closed)
-    return AsyncCommandHandle(site, driver, max_output_bytes=max_output_bytes)
+    return AsyncCommandHandle(site, driver, output)
 
 
 async def _kill_off(driver: CommandDriver) -> None:
@@ -195,11 +198,11 @@ class AsyncCommandHandle:
     """Connections that may be lost one after the other, without a byte of output between, before the handle gives
     up."""
 
-    def __init__(self, site: CommandSite, driver: CommandDriver, *, max_output_bytes: int | None) -> None:
+    def __init__(self, site: CommandSite, driver: CommandDriver, output: KeptOutput) -> None:
         self._site = site
         self._driver = driver
         self._command = driver.command
-        self._follower = Follower(driver, max_output_bytes)
+        self._follower = Follower(driver, output)
         self._pumped = False
         self._batch: list[OutputChunk] = []
         self._iterator = iter(self._batch)

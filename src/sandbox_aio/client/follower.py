@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from ..errors import LocalProtocolError, SandboxClientError
 from ..models import ExecutionResult, OutputChunk
 from ..protocol.events import CommandExited, CommandFailed, CommandStarted
-from .kept_output import KeptOutput
 
 if TYPE_CHECKING:
     from ..drivers.command import CommandDriver
     from ..protocol.events import CommandEvent
+    from .kept_output import KeptOutput
 
 __all__ = ["Follower", "WebSocketMissing"]
 
@@ -27,9 +27,9 @@ class WebSocketMissing(Exception):
 class Follower:
     """Takes a command's events and keeps what its result needs."""
 
-    def __init__(self, driver: CommandDriver, max_output_bytes: int | None) -> None:
+    def __init__(self, driver: CommandDriver, output: KeptOutput) -> None:
         self.driver = driver
-        self.output: KeptOutput = KeptOutput(max_output_bytes)
+        self.output = output
         self.exit_code: int | None = None
         self.error: SandboxClientError | None = None
 

@@ -77,11 +77,16 @@ class KeptOutput:
 
     Args:
         limit: How many characters of each stream to keep; None for all of them.
+
+    Raises:
+        ValueError: The limit is negative.
     """
 
     __slots__ = ("stderr", "stdout")
 
     def __init__(self, limit: int | None) -> None:
+        if limit is not None and limit < 0:
+            raise ValueError(f"max_output_bytes is {limit}; it must be None, for everything, or not negative")
         self.stdout: KeptStream = KeptStream(limit)
         self.stderr: KeptStream = KeptStream(limit)
 
