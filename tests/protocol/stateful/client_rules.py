@@ -54,6 +54,12 @@ class ClientRules(RuleBasedStateMachine):
         """Say whether a kill has reached the daemon since the present client began."""
         raise NotImplementedError
 
+    def unstick_kill(self) -> None:
+        """Do what it takes for a kill that is stuck on its way to arrive; most daemons hold none up."""
+
+    def read_all_input(self) -> None:
+        """Let the command read all input that is sent to it, if it does not anyway."""
+
     def seen_end_of_input(self) -> bool:
         """Say whether the command's input was closed."""
         raise NotImplementedError
@@ -71,9 +77,15 @@ class ClientRules(RuleBasedStateMachine):
         return self.client.link is None and self.client.command.wants_connection
 
     @precondition(wants_connection)
-    @rule()
-    def connect(self) -> None:
+    @rule(lost=st.booleans())
+    def connect(self, lost: bool) -> None:
+        """With `lost` the daemon reads what the client opens with, and its answer never arrives."""
         self.client.connect(self.accept)
+        if lost:
+            self.client.flow_to_server()
+            self.client.flow_to_client()
+            self.client.flow_to_server()
+            self.client.cut(0, 0)
 
     @precondition(wants_connection)
     @rule()
@@ -126,7 +138,11 @@ class ClientRules(RuleBasedStateMachine):
         self.client.settle()
         client = self.client
         if client.command.attached:
-            assert client.killed_at is None or self.seen_kill(), "a kill was forgotten"
+            if client.killed_at is not None and not self.seen_kill():
+                self.unstick_kill()
+                assert self.seen_kill() or client.command.finished, "a kill was forgotten"
+            self.read_all_input()
+        if client.command.attached:
             assert not client.input_closed or self.seen_end_of_input(), "the end of input was forgotten"
             assert self.seen_input().endswith("".join(client.input_due)), "input was forgotten"
             client.input_due = []

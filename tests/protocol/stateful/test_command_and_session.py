@@ -23,11 +23,12 @@ from sandbox_aio.protocol.session import CommandSession, InputCloseRequested, Ki
 from sandbox_aio.protocol.session_table import SessionConnection, SessionTable
 from sandbox_aio.protocol.states import WebSocketState
 from sandbox_aio.protocol.websocket import Closed, WebSocket, WebSocketLimits
-from tests.protocol.stateful.client_model import STREAMS, ClientModel, Truth
-from tests.protocol.stateful.client_rules import ClientRules, mostly, seldom
+from tests.protocol.stateful.client_model import STREAMS, WAITING, ClientModel, Truth
+from tests.protocol.stateful.client_rules import ClientRules, seldom
 from tests.strategies import almost_utf8
 
-FRAME_BYTES = session.FRAME_BYTES
+FRAME_BYTES, INPUT_BYTES = session.FRAME_BYTES, session.INPUT_BYTES
+streams = st.sampled_from(STREAMS)
 CAPACITY = 4096
 BLOCK = 64 * 1024
 """What a buffer may keep beyond its capacity, so more than this must be written before anything is lost."""
@@ -115,11 +116,12 @@ class Process:
 class DaemonConnection:
     """The daemon's end of one connection, as its driver moves it."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, budget: int) -> None:
         self.process = process
-        self.budget = 1 << 20
+        self.budget = budget
         self.websocket: WebSocket | None = None
         self.connection = SessionConnection(process.table, fallback_id="f", now=process.now)
+        self.unread = b""
         self._head = b""
 
     def receive_bytes(self, data: bytes, now: float) -> None:
@@ -130,21 +132,30 @@ class DaemonConnection:
                 return
             lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
             headers = [(name, value.strip()) for name, _, value in lines]
-            self.websocket = WebSocket.accept(headers=headers, trailing=rest)
-        else:
+            self.websocket = WebSocket.accept(headers=headers)
+            data = rest
+        self.unread += data
+        self.read(now)
+
+    def read(self, now: float) -> None:
+        """Read on for as long as the command's input is not full."""
+        assert self.websocket is not None
+        while self.unread and self.connection.wants_input:
+            data, self.unread = self.unread[:16], self.unread[16:]
             self.websocket.receive_bytes(data, now)
-        for event in self.websocket.events():
-            if isinstance(event, bytes):
-                self.connection.receive_message(event, now)
-            else:
-                assert isinstance(event, Closed)
-                assert not event.violation
-                self.connection.receive_closed(now)
-        if self.connection.session is not None:
-            self.process.session = self.connection.session
-        self.process.drive()
+            for event in self.websocket.events():
+                if isinstance(event, bytes):
+                    self.connection.receive_message(event, now)
+                else:
+                    assert isinstance(event, Closed)
+                    assert not event.violation
+                    self.connection.receive_closed(now)
+            if self.connection.session is not None:
+                self.process.session = self.connection.session
+            self.process.drive()
 
     def receive_eof(self, now: float) -> None:
+        self.unread = b""
         if self.websocket is not None:
             self.websocket.receive_eof(now)
         self.connection.receive_closed(now)
@@ -154,6 +165,7 @@ class DaemonConnection:
         websocket = self.websocket
         if websocket is None:
             return b""
+        self.read(now)
         if websocket.state is WebSocketState.OPEN:
             for message in self.connection.messages_to_send(self.budget, now):
                 websocket.send_text(message)
@@ -166,16 +178,24 @@ class DaemonConnection:
 class CommandAndSession(ClientRules):
     """The rules of the process and of the daemon; those of the rest are `ClientRules`."""
 
-    @initialize(frame_bytes=st.sampled_from([8, session.FRAME_BYTES]))
-    def choose_frames(self, frame_bytes: int) -> None:
+    budget = 1 << 20
+    """Bytes of output that the daemon sends at a time."""
+
+    @initialize(
+        frame_bytes=st.sampled_from([8, FRAME_BYTES]),
+        input_bytes=st.sampled_from([40, INPUT_BYTES]),
+        budget=st.sampled_from([1, 1 << 20]),
+    )
+    def choose_sizes(self, frame_bytes: int, input_bytes: int, budget: int) -> None:
         """With small frames a cut is seldom between two of them; with large ones much can be written."""
-        session.FRAME_BYTES = frame_bytes
+        session.FRAME_BYTES, session.INPUT_BYTES = frame_bytes, input_bytes
+        self.budget = budget
 
     def teardown(self) -> None:
-        session.FRAME_BYTES = FRAME_BYTES
+        session.FRAME_BYTES, session.INPUT_BYTES = FRAME_BYTES, INPUT_BYTES
 
     def accept(self) -> DaemonConnection:
-        return DaemonConnection(self.process)
+        return DaemonConnection(self.process, self.budget)
 
     def output(self) -> None:
         if self.process.running:
@@ -184,15 +204,36 @@ class CommandAndSession(ClientRules):
     def seen_kill(self) -> bool:
         return self.process.killed or self.process.exit_code is not None
 
-    def seen_end_of_input(self) -> bool:
+    def unstick_kill(self) -> None:
+        """A kill behind input that nobody reads is sent again, on another connection, after a second."""
+        client = self.client
+        for _ in range(3):
+            peer = client.link.peer if client.link is not None else None
+            if not isinstance(peer, DaemonConnection) or not peer.unread:
+                break
+            client.advance(client.policy.kill_patience)
+            if client.command.state in WAITING:
+                self.wait_until_due()
+            if client.command.wants_connection:
+                client.connect(self.accept)
+            client.settle()
+
+    def read_all_input(self) -> None:
+        while True:
+            self.process.read_input(1 << 20)
+            self.client.settle()
+            peer = self.client.link.peer if self.client.link is not None else None
+            if not isinstance(peer, DaemonConnection) or not peer.unread or not peer.connection.wants_input:
+                break
         self.process.read_input(1 << 20)
+        if self.process.exit_code is not None:  # what came later went nowhere, as it should
+            self.client.input_due = []
+
+    def seen_end_of_input(self) -> bool:
         return self.process.input_closed or self.process.exit_code is not None
 
     def seen_input(self) -> str:
-        if self.process.exit_code is not None:  # what came later went nowhere, as it should
-            self.client.input_due = []
-        self.process.read_input(1 << 20)
-        return self.process.input.decode()
+        return self.process.input.decode(errors="ignore")
 
     @initialize(limited=seldom, closed=seldom, doomed=seldom, settled=st.booleans())
     def begin(self, limited: bool, closed: bool, doomed: bool, settled: bool) -> None:
@@ -216,7 +257,7 @@ class CommandAndSession(ClientRules):
         return self.process.running
 
     @precondition(running)
-    @rule(stream=st.sampled_from(STREAMS), data=almost_utf8(), times=st.sampled_from([1, 1, 1, 100]), flow=mostly)
+    @rule(stream=streams, data=almost_utf8(), times=st.sampled_from([1, 1, 1, 100]), flow=st.booleans())
     def write(self, stream: Stream, data: bytes, times: int, flow: bool) -> None:
         self.process.write(stream, data * times)
         if flow:
@@ -224,10 +265,15 @@ class CommandAndSession(ClientRules):
             self.client.flow_to_client()
 
     @precondition(lambda self: self.running() and session.FRAME_BYTES == FRAME_BYTES)
-    @rule(stream=st.sampled_from(STREAMS), blocks=st.integers(1, 4))
+    @rule(stream=streams, blocks=st.integers(1, 4))
     def write_much(self, stream: Stream, blocks: int) -> None:
         """Write more than is kept. With somebody attached who takes nothing this stops early, until he has stalled."""
         self.process.write(stream, "é".encode() * (blocks * BLOCK // 2 + 3))
+
+    @precondition(running)
+    @rule(size=st.integers(1, 100))
+    def read_input(self, size: int) -> None:
+        self.process.read_input(size)
 
     @precondition(running)
     @rule(code=st.integers(0, 255), really=st.booleans())
@@ -235,13 +281,15 @@ class CommandAndSession(ClientRules):
         if really:
             self.process.exit(code)
 
-    @precondition(lambda self: isinstance(self.client.link and self.client.link.peer, DaemonConnection))
-    @rule(budget=st.sampled_from([1, 10, 5000, 1 << 20]))
-    def change_pace(self, budget: int) -> None:
-        """Let the daemon send more or less at a time."""
-        assert self.client.link is not None
-        assert isinstance(self.client.link.peer, DaemonConnection)
-        self.client.link.peer.budget = budget
+    @precondition(lambda self: self.client.command.attached and not self.client.input_closed)
+    @rule()
+    def flood(self) -> None:
+        """Write more than the command reads, and kill it."""
+        self.send_input("x" * 90)
+        self.client.settle()
+        self.send_input("x" * 90)
+        if not self.client.command.finished:
+            self.kill("arrives")
 
     @precondition(lambda self: self.client.command.finished)
     @rule(limited=seldom, closed=seldom, doomed=seldom, anew=st.booleans(), overlap=st.integers(0, 5))
@@ -253,7 +301,7 @@ class CommandAndSession(ClientRules):
             return
         offsets = [process.truth.edge_before(stream, old.position[stream] - overlap) for stream in STREAMS]
         reconnect = Reconnect(command_id="c", stdout_offset=offsets[0], stderr_offset=offsets[1])
-        process.read_input(1 << 20)
+        self.read_all_input()
         self.client = ClientModel(
             reconnect, process.truth, now=old.now, policy=POLICY, input_closed=process.input_closed
         )
