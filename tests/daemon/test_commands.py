@@ -426,6 +426,17 @@ async def test_much_input_goes_through_whole_while_output_flows(daemon: Daemon) 
     assert outcome.stdout == line * 100
 
 
+async def test_a_client_that_was_held_back_is_read_on_however_the_command_catches_up(daemon: Daemon) -> None:
+    piece, pieces = "x" * 65536, 600
+    async with daemon.execute("cat > /dev/null; echo all") as session:
+        await session.started()
+        async with asyncio.timeout(30):
+            for _ in range(pieces):
+                await session.send("input", data=piece)
+            await session.send("close_stdin")
+            assert (await session.outcome()).stdout == "all\n"
+
+
 async def test_input_that_nobody_reads_holds_the_client_back_and_not_the_output(daemon: Daemon) -> None:
     async with daemon.execute("for i in $(seq 30); do echo $i; sleep 0.02; done; sleep 100") as session:
         started = await session.started()

@@ -536,6 +536,51 @@ async def test_a_reader_that_is_held_up_still_sees_the_end(entered: bool) -> Non
                 await anyio.sleep(0.01)
 
 
+async def test_output_is_read_while_input_fills_the_connection() -> None:
+    """A daemon may read no more input before its output is read: a reader must not wait for the writer."""
+
+    async def echo(connection: Connection) -> None:
+        await connection.begin()
+        size = 0
+        while isinstance(frame := await connection.receive(), Input):
+            await connection.output(frame.data, size)
+            size += len(frame.data)
+        await connection.exit()
+
+    text = "x" * 2**25
+    async with Daemon(echo).running() as daemon, anyio.create_task_group() as group:
+        handle = await start_command(daemon.site(Owner(group)), execute(close_stdin=False), max_output_bytes=None)
+
+        async def write() -> None:
+            await handle.send_input(text)
+            await handle.close_input()
+
+        group.start_soon(write)
+        with anyio.fail_after(30):
+            assert (await handle.result).stdout == text
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_sending_is_made_anew(entered: bool) -> None:
+    async def cut(connection: Connection) -> None:
+        await connection.begin()
+        await connection.output("a", 0)
+        await anyio.sleep(0.1)
+        await connection.cut()
+
+    async def rest(connection: Connection) -> None:
+        frame = await connection.begin()
+        assert isinstance(frame, Reconnect)
+        await connection.output("ab"[frame.stdout_offset :], frame.stdout_offset)
+        await connection.exit()
+
+    async with Daemon(cut, rest).running() as daemon, anyio.create_task_group() as group:
+        site = daemon.site(Owner(group if entered else None))
+        handle = await start_command(site, execute(close_stdin=False))
+        with anyio.fail_after(10):
+            await handle.send_input("x" * 2**25)
+            assert (await handle.result).stdout == "ab"
+
+
 async def test_a_kill_passes_input_that_the_daemon_does_not_read_any_more() -> None:
     """The kill fits into the connection, but is stuck there behind the input."""
 

@@ -44,12 +44,12 @@ class RunningCommand:
     def update(self) -> None:
         """Do what the session wants, tell the listeners, and look at the clock."""
         self._act()
+        process, session = self._process, self.session
+        if process is not None and session.input_pending:
+            self._write(process)  # before the listeners look, who are read on when there is room
         for listener in tuple(self.listeners):
             listener.flush()
-        process, session = self._process, self.session
         if process is not None:
-            if session.input_pending:
-                self._write(process)
             process.want("stdout", session.wants_output("stdout"))
             process.want("stderr", session.wants_output("stderr"))
         self._arm()

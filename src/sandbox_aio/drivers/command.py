@@ -181,6 +181,8 @@ class CommandDriver:
             command.receive_eof(now)
         if command.wants_close:
             self._hang_up()
+        elif self._gate.locked():  # the writer sends this too; a reader that waited for it might wait for itself
+            self._rearm()
         else:
             await self.flush()
 
@@ -204,7 +206,8 @@ class CommandDriver:
                 with self._until_deadline(_DISCARD_POLL):
                     await self._room.wait()
                 command.receive_timeout(anyio.current_time())
-                await self.flush()
+                if not self._gate.locked():
+                    await self.flush()
         finally:
             command.resume_reading(anyio.current_time())
 

@@ -111,7 +111,7 @@ class SocketTransport:
         buffer = _shared.buffer
         if self._full:
             await checkpoint()  # before reading: what has been read cannot be lost to a cancellation
-        while True:
+        while not self._closed:
             try:
                 if not self._full:
                     await anyio.wait_readable(self._socket)
@@ -123,6 +123,7 @@ class SocketTransport:
             else:
                 self._full = size == RECEIVE_BYTES
                 return buffer[:size]
+        return b""
 
     async def send(self, data: bytes) -> bool:
         """See `Transport.send`."""

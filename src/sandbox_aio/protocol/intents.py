@@ -12,6 +12,11 @@ from .states import INPUT_TRANSITIONS, KILL_TRANSITIONS, InputInput, InputState,
 
 __all__ = ["Intents"]
 
+INPUT_CHARACTERS = 64 * 1024
+"""How much of a text is in one frame: escaped as JSON at most twelve times as many bytes, so less than 1 MiB
+(section 3.9).
+"""
+
 
 class Intents:
     """The wishes of one command's caller.
@@ -49,7 +54,7 @@ class Intents:
                 f" {size} more would be over the limit of {self._limit}"
             )
         self.input_state = state
-        self._input.append(text)
+        self._input += [text[start : start + INPUT_CHARACTERS] for start in range(0, len(text), INPUT_CHARACTERS)]
         self._input_bytes += size
 
     def close_input(self) -> None:
