@@ -154,6 +154,13 @@ async def test_an_unknown_user_is_an_error(daemon: Daemon) -> None:
     assert outcome.error == "there is no user 'nobody-of-this-name' in the sandbox"
 
 
+@pytest.mark.parametrize("user", ["9" * 5000, "99999999999", "4294967295", "\u0663", "", ":", "0:x"])
+async def test_a_number_that_no_user_can_have_never_stops_the_daemon(daemon: Daemon, user: str) -> None:
+    outcome = await daemon.run("true", run_config={"user": user})
+    if user.isalnum():
+        assert outcome.error == f"there is no user {user!r} in the sandbox"
+
+
 @pytest.mark.parametrize("config", [{"user": 5}, {"env_vars": {"A": 1}}, {"env_vars": "A=1"}, {"work_dir": []}])
 async def test_a_run_config_of_the_wrong_shape_is_an_error(daemon: Daemon, config: dict[str, Any]) -> None:
     assert (await daemon.run("true", run_config=config)).error_type == "CommandError"

@@ -195,7 +195,9 @@ def _explain(exc: Exception, shell: str, cwd: str) -> str:
     if exc.errno == errno.E2BIG:
         return "the command and its environment are too long for the system: put the text into a file"
     if not os.path.isdir(cwd):
-        return f"the working directory {cwd!r} does not exist"
+        return f"the working directory {cwd!r} {'is no directory' if os.path.exists(cwd) else 'does not exist'}"
+    if exc.errno == errno.EINVAL:
+        return "the sandbox has no user or group of that number"
     if exc.filename == cwd:
         return f"the working directory {cwd!r} cannot be entered: {exc.strerror}"
     if exc.errno == errno.ENOENT and exc.filename == shell:
