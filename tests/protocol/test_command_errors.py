@@ -10,11 +10,20 @@ from sandbox_aio.errors import (
     SandboxAuthenticationError,
     SandboxClientError,
     SandboxConnectionError,
+    SandboxConnectTimeoutError,
     SandboxOperationError,
     SandboxRetryableConnectionError,
 )
-from sandbox_aio.protocol.command_errors import RETRYABLE_STATUSES, error_of_refusal, error_of_reply
+from sandbox_aio.protocol.command_errors import (
+    RETRYABLE_STATUSES,
+    error_of_deadline,
+    error_of_losses,
+    error_of_refusal,
+    error_of_reply,
+)
+from sandbox_aio.protocol.deadlines import Due
 from sandbox_aio.protocol.frames import ErrorReply
+from sandbox_aio.protocol.policy import CommandPolicy
 from sandbox_aio.protocol.websocket import Refused
 
 
@@ -99,3 +108,30 @@ def test_refusals_that_no_try_mends(status: int, kind: type[SandboxClientError],
 )
 def test_a_refusal_repeats_what_its_body_says(body: bytes, reason: str) -> None:
     assert str(refusal(400, body)) == f"the server refused the connection with status 400{reason}"
+
+
+@pytest.mark.parametrize(
+    ("due", "kind", "text"),
+    [
+        (Due.KILL, SandboxConnectionError, "its exit was not reported within 10 s"),
+        (Due.RUN, CommandTimeoutError, "the command's time of 60 s passed, and the sandbox did not end it within 30 s"),
+        (Due.KILL_AGAIN, SandboxConnectionError, "a kill had no effect"),
+        (Due.START, SandboxConnectTimeoutError, "the command did not start within 120 s"),
+        (Due.OPEN, SandboxConnectTimeoutError, "the connection was not established within 30 s"),
+    ],
+)
+def test_what_came_due_is_told_with_its_bound(due: Due, kind: type[SandboxClientError], text: str) -> None:
+    error = error_of_deadline(due, CommandPolicy(), 60)
+    assert type(error) is kind
+    assert text in str(error)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_losses_tell_the_last_of_them_and_what_to_do(started: bool) -> None:
+    last = SandboxConnectionError("gone")
+    error = error_of_losses(last, command_id="c", tries=5, started=started)
+    assert type(error) is SandboxConnectionError
+    assert error.__cause__ is last
+    what = "attached to" if started else "started"
+    assert str(error).startswith(f"the command could not be {what} in 5 tries; the last failed: gone")
+    assert ("reconnect('c') attaches to it again" in str(error)) is started

@@ -328,5 +328,5 @@ class CommandMachine(ClientRules):
 
 TestCommandMachine = pytest.mark.timeout(1800)(CommandMachine.TestCase)  # a failure takes long to make small
 TestCommandMachine.settings = settings(
-    CommandMachine.TestCase.settings, max_examples=3 * settings().max_examples, stateful_step_count=50
+    CommandMachine.TestCase.settings, max_examples=2 * settings().max_examples, stateful_step_count=50
 )
