@@ -211,5 +211,5 @@ class ClientRules(RuleBasedStateMachine):
         if hasattr(self, "client"):
             self.client.check_bounds()
             self.client.check_deadlines()
-            numbers = [int(number) for number in re.findall("<([0-9]+)", self.seen_input())]
+            numbers = [int(number) for number in re.findall("<([0-9]+)[^0-9]", self.seen_input())]
             assert numbers == sorted(set(numbers))
