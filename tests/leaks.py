@@ -48,15 +48,8 @@ def _children() -> set[str]:
             pids = (task / "children").read_text().split()
         except OSError:
             continue
-        children |= {f"child process {pid} ({_command_line(pid)})" for pid in pids}
+        children |= {f"child process {pid}" for pid in pids}
     return children
-
-
-def _command_line(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return "gone"
 
 
 def _descriptors() -> set[str]:
@@ -97,7 +90,18 @@ def nothing_left(request: pytest.FixtureRequest) -> Generator[None]:
     deadline = time.monotonic() + GRACE
     while (left := held_by_process() - before) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not left, "left behind by the test: " + ", ".join(sorted(left))
+    assert not left, "left behind by the test: " + ", ".join(map(_with_command_line, sorted(left)))
+
+
+def _with_command_line(name: str) -> str:
+    """Add to the name of a process what it runs; only now, since a process that was just made may not know it yet."""
+    kind, _, pid = name.rpartition(" ")
+    if kind != "child process":
+        return name
+    try:
+        return f"{name} ({Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')})"
+    except OSError:
+        return name
 
 
 @pytest.fixture

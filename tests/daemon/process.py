@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -204,7 +203,7 @@ def daemon_process(root: Path, **config: Any) -> Iterator[Daemon]:
         finally:
             process.kill()
             process.wait()
-            os.unlink(path)
+            Path(path).unlink(missing_ok=True)  # from Python 3.13 on, the daemon may have done it
 
 
 def alive(pid: int) -> bool:

@@ -11,6 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65_534
+SCRIPT = f"""
+mount --bind "$1" "$2"
+cd "$2"
+shift 2
+exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups "$@"
+"""
+IN_THE_OPEN = ["unshare", "--mount", "sh", "-euc", SCRIPT, "sh"]
+"""Runs a program as an ordinary user in a checkout that may be in root's home: it is seen through a private mount.
+It is followed by the checkout, the empty folder that it is seen in, and the program with its arguments.
+"""
 
 
 def interpreter() -> str:
@@ -32,23 +42,21 @@ def interpreter() -> str:
 @pytest.mark.timeout(400)
 def test_everything_here_passes_as_an_ordinary_user() -> None:
     place = Path("/var/tmp") / f"sandbox-aio-test-{os.getpid()}"
+    checkout = place / "checkout"
     place.mkdir()
     try:
         os.chown(place, NOBODY, NOBODY)
+        checkout.mkdir()
         environment = {
             "PATH": os.defpath,
             "HOME": str(place),
-            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "PYTHONPATH": os.pathsep.join(entry.replace(str(ROOT), str(checkout)) for entry in sys.path if entry),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         options = ["-q", "--tb=native", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", "-o", "timeout=120"]
         done = subprocess.run(
-            [interpreter(), "-m", "pytest", *options, str(Path(__file__).parent)],
-            cwd=ROOT,
+            [*IN_THE_OPEN, str(ROOT), str(checkout), interpreter(), "-m", "pytest", *options, "tests/runtimes"],
             env=environment,
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -59,4 +67,4 @@ def test_everything_here_passes_as_an_ordinary_user() -> None:
         assert done.returncode == 0, done.stdout
         assert "tests need root and did not run" in done.stdout
     finally:
-        subprocess.run(["rm", "-rf", str(place)], check=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", str(place)], check=True)
