@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-import sniffio
 import trio.lowlevel
 
 if TYPE_CHECKING:
@@ -62,9 +61,9 @@ def _descriptors() -> set[str]:
     return descriptors
 
 
-def held_by_loop() -> frozenset[str]:
-    """Describe every task of the running event loop, one string each."""
-    if sniffio.current_async_library() == "asyncio":
+def held_by_loop(backend: str) -> frozenset[str]:
+    """Describe every task of the running event loop, which is of `backend`, one string each."""
+    if backend == "asyncio":
         tasks_by_name = {f"task {task.get_name()}: {task.get_coro()!r}" for task in asyncio.all_tasks()}
         return frozenset(name for name in tasks_by_name if _ANYIO_RUNNER not in name)
     root = trio.lowlevel.current_root_task()
@@ -105,12 +104,12 @@ def _with_command_line(name: str) -> str:
 
 
 @pytest.fixture
-async def no_task_left() -> AsyncGenerator[None]:
+async def no_task_left(anyio_backend_name: str) -> AsyncGenerator[None]:
     """Fail an async test that leaves a task behind in its event loop."""
-    before = held_by_loop()
+    before = held_by_loop(anyio_backend_name)
     yield
     with anyio.move_on_after(GRACE):
-        while held_by_loop() - before:
+        while held_by_loop(anyio_backend_name) - before:
             await anyio.sleep(0.01)
-    left = held_by_loop() - before
+    left = held_by_loop(anyio_backend_name) - before
     assert not left, "left behind by the test: " + ", ".join(sorted(left))
