@@ -178,7 +178,7 @@ class Pieces:
     """An async iterable that is no generator."""
 
     def __init__(self) -> None:
-        self._left = [b"abc", b"def"]
+        self._left = [b"abc", b"", b"def"]
 
     def __aiter__(self) -> Pieces:
         return self
@@ -202,7 +202,7 @@ async def test_upload_takes_many_sources(tmp_path: Path) -> None:
             await sandbox.upload("/a", file)
         assert files.files["/a"] == BIG
         assert "content-length" not in files.uploads[-1].headers, "chunked"
-        for few in (sync_pieces(), Pieces(), [b"abc", b"def"]):
+        for few in (sync_pieces(), Pieces(), [b"abc", b"", b"def"]):
             files.files.clear()
             await sandbox.upload("/a", few)
             assert files.files["/a"] == b"abcdef"

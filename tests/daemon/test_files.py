@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import subprocess
+import uuid
 from typing import TYPE_CHECKING
 
 import anyio
@@ -56,6 +58,14 @@ async def test_an_upload_makes_parents_and_says_what_it_wrote(daemon: Daemon, fo
     assert path.read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["file.bin"]
+
+
+async def test_an_upload_makes_as_many_parents_as_a_path_can_have(daemon: Daemon) -> None:
+    top = f"/tmp/deep-{uuid.uuid4().hex}"
+    try:
+        assert (await upload(daemon, top + "/d" * 1900 + "/file", b"x")).status_code == 200
+    finally:
+        subprocess.run(["rm", "-rf", top], check=True)
 
 
 async def test_an_upload_replaces_a_file_and_keeps_its_mode(daemon: Daemon, folder: Path) -> None:

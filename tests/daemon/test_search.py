@@ -241,3 +241,9 @@ def test_what_a_pattern_cannot_match_is_not_walked(tmp_path: Path) -> None:
 
     assert [entry.name for entry in walk(str(tmp_path), Pattern("a/b"), lambda: looked.append(None))] == ["b"]
     assert len(looked) < 15
+
+
+async def test_a_text_that_is_none_is_said_to_be_none(daemon: Daemon, tree: Path) -> None:
+    async with daemon.http() as client:
+        response = await client.post("/grep", content=b'{"pattern":"\\ud800","path":"%b"}' % str(tree).encode())
+    assert fault(response) == (400, "InvalidRequest")

@@ -54,6 +54,8 @@ def test_ranges() -> None:
 
 def test_stat_reads_headers() -> None:
     call = PLANE.stat("/a", timeout=60)
+    with pytest.raises(errors.SandboxOperationError, match="'/a' in sandbox 'box' cannot be examined"):
+        call.read(HttpResponse(status=400))
     assert call.method == "HEAD"
     headers = {"content-length": "7", "etag": '"x"', "last-modified": "then", "content-type": "text/plain"}
     assert call.read(HttpResponse(status=200, headers=headers)) == FileStat(7, '"x"', "then", "text/plain")

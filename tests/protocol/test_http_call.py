@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_aio.errors import RemoteProtocolError
-from sandbox_aio.protocol.http_call import HttpResponse, json_body, json_object, nothing
+from sandbox_aio.protocol.http_call import HttpCall, HttpResponse, json_body, json_object, nothing
 
 
 @pytest.mark.parametrize(("status", "success"), [(199, False), (200, True), (299, True), (300, False), (404, False)])
@@ -41,3 +44,11 @@ def test_what_is_no_object_is_said_in_a_sentence(body: bytes) -> None:
 
 def test_some_answers_say_nothing() -> None:
     nothing(HttpResponse(status=204))
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [(0, ValueError), (-1, ValueError), (math.nan, ValueError), ("5", TypeError)]
+)
+def test_a_time_that_makes_no_sense_is_refused_before_anything_is_sent(timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="timeout must be a"):
+        HttpCall(method="GET", url="http://h/", read=nothing, timeout=timeout)

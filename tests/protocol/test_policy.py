@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-from sandbox_aio.protocol.policy import CommandPolicy, policy_from
+from sandbox_aio.errors import LocalProtocolError
+from sandbox_aio.protocol.policy import CommandPolicy, Endpoint, policy_from
 
 PREFIX = "LANGSMITH_SANDBOX_WS_TIMEOUT_"
 
@@ -40,3 +42,12 @@ def test_the_older_prefix_does_and_the_newer_one_wins() -> None:
     older = "LANGCHAIN_SANDBOX_WS_TIMEOUT_OPEN"
     assert policy_from({older: "7"}).open_timeout == 7.0
     assert policy_from({older: "7", f"{PREFIX}OPEN": "8"}).open_timeout == 8.0
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"host": "a b"}, {"target": "/a b"}, {"headers": {"host": "x"}}, {"headers": {"x": " padded"}}],
+)
+def test_an_endpoint_that_could_never_be_asked_is_refused_at_once(members: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        Endpoint(**{"host": "box", "target": "/execute/ws", **members})

@@ -32,6 +32,12 @@ def frame(command: Any = "true", **options: Any) -> Execute:
     return execute_frame(command, **(DEFAULTS | options))
 
 
+@pytest.mark.parametrize("name", ["timeout", "idle_timeout", "ttl_seconds"])
+def test_a_duration_is_a_number(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number of seconds, not str"):
+        frame(**{name: "5"})
+
+
 def test_the_defaults_are_those_of_the_wire() -> None:
     assert frame() == Execute(command="true", command_id=uuid.UUID(int=1).hex, close_stdin=True)
 

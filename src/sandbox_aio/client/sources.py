@@ -88,8 +88,8 @@ class _Pieces:
             async for piece in self.iterable:
                 yield piece
         else:
-            take = partial(next, iter(self.iterable), b"")
-            while piece := await anyio.to_thread.run_sync(take):
+            take = partial(next, iter(self.iterable), None)
+            while (piece := await anyio.to_thread.run_sync(take)) is not None:
                 yield piece
 
 

@@ -191,12 +191,14 @@ class _Replacement:
 
     def _make(self, directory: str) -> None:
         """Make a directory and its parents; those that are new belong to the sandbox's user."""
-        if os.path.isdir(directory):
-            return
-        self._make(os.path.dirname(directory))
-        os.mkdir(directory)
-        with contextlib.suppress(PermissionError):
-            os.chown(directory, *self._owner)
+        missing = []
+        while not os.path.isdir(directory):
+            missing.append(directory)
+            directory = os.path.dirname(directory)
+        for path in reversed(missing):
+            os.mkdir(path)
+            with contextlib.suppress(PermissionError):
+                os.chown(path, *self._owner)
 
     def _chown(self, uid: int, gid: int) -> None:
         with contextlib.suppress(PermissionError):  # an unprivileged daemon gives nothing away

@@ -205,7 +205,10 @@ class Search:
             raise Fault(404, "FileNotFound", f"there is no file or directory {root}")
         only = only or "**"
         pattern = Pattern(only if "/" in only or "**" in only else "**/" + only)
-        encoded = needle.encode("utf-8", "surrogateescape")
+        try:
+            encoded = needle.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise Fault(400, "InvalidRequest", "pattern is not valid text") from None
         await self._run(exchange, budget, lambda matches: self._grep(matches, root, pattern, encoded, budget))
 
     def _read(self, body: dict[str, Any]) -> tuple[str, str, _Budget]:

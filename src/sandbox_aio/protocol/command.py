@@ -202,9 +202,11 @@ class ClientCommand:
         if not self.wants_connection:
             raise LocalProtocolError(f"a command that is {self.state.value} wants no connection")
         endpoint = self._endpoint
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in endpoint.headers.items()]
         self._websocket = WebSocket.connect(
-            host=endpoint.host, target=endpoint.target, headers=headers, limits=self._policy.limits
+            host=endpoint.host,
+            target=endpoint.target,
+            headers=endpoint.header_pairs(),
+            limits=self._policy.limits,
         )
 
     def connection_failed(self, error: SandboxClientError, now: float) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import attrs
 
+from ..errors import SandboxOperationError
 from ..models import ExecutionResult, FileChunk, FileStat, GlobResult, GrepResult
 from .http_call import HttpCall, HttpResponse, Resend, json_body, json_object
 from .http_errors import execute_error, file_error, write_error
@@ -75,6 +76,9 @@ class DataPlane:
         """`HEAD /download`."""
 
         def read(response: HttpResponse) -> FileStat:
+            if response.status == 400 and not response.body:  # an answer to HEAD cannot say why
+                text = f"{path!r} in sandbox {self.sandbox!r} cannot be examined: it is no regular file"
+                raise SandboxOperationError(text, "read", "ReadError")
             if not response.success:
                 raise self.file_error(response, path)
             headers = response.headers

@@ -55,7 +55,7 @@ class HttpCall(Generic[T]):
     """Absolute, encoded."""
     read: Callable[[HttpResponse], T]
     """Turns the response into the call's value; raises a `SandboxClientError` for anything that is not a success."""
-    timeout: float
+    timeout: float = attrs.field()
     """Seconds for one attempt once it is connected."""
     unbounded_body: bool = False
     """Whether `timeout` bounds each silence of the server, since the body may be of any length, and not the whole."""
@@ -65,6 +65,13 @@ class HttpCall(Generic[T]):
     resend: Resend = Resend.ALWAYS
     max_body_bytes: int | None = 64 * 1024 * 1024
     """A longer response is a protocol error; None for no limit."""
+
+    @timeout.validator
+    def _check_timeout(self, _: object, value: object) -> None:
+        if not isinstance(value, int | float):
+            raise TypeError(f"timeout must be a number of seconds, not {type(value).__name__}")
+        if not value > 0:
+            raise ValueError(f"timeout must be a positive number of seconds, not {value!r}")
 
 
 def json_body(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import attrs
 
 from .retry import Backoff
+from .upgrade import check_upgrade
 from .websocket import WebSocketLimits
 
 __all__ = ["CommandPolicy", "Endpoint", "policy_from"]
@@ -24,6 +25,14 @@ class Endpoint:
     """Path and query, such as `/api/v2/sandboxes/ID/execute/ws`."""
     headers: Mapping[str, str] = attrs.field(factory=dict)
     """Sent with every upgrade, also when the connection is made anew."""
+
+    def __attrs_post_init__(self) -> None:
+        """Raise LocalProtocolError at once for what could never be sent, rather than when connecting."""
+        check_upgrade(self.host, self.target, self.header_pairs())
+
+    def header_pairs(self) -> list[tuple[bytes, bytes]]:
+        """The headers as bytes."""
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
 
 
 @attrs.frozen(kw_only=True)

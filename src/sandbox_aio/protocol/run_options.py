@@ -84,6 +84,8 @@ def _check_text(what: str, value: str) -> None:
 
 
 def _seconds(name: str, value: float, *, never: bool) -> int:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if never and value == -1:
         return -1
     if not 0 <= value < 2**31:

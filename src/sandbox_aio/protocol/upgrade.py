@@ -19,7 +19,7 @@ from wsproto.utilities import generate_accept_token, generate_nonce
 
 from ..errors import LocalProtocolError
 
-__all__ = ["ClientUpgrade", "Headers", "Refused", "UpgradeError", "answer_upgrade"]
+__all__ = ["ClientUpgrade", "Headers", "Refused", "UpgradeError", "answer_upgrade", "check_upgrade"]
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
@@ -47,6 +47,21 @@ class Refused:
     body: bytes
 
 
+def check_upgrade(host: str, target: str, headers: Headers) -> None:
+    """See whether an upgrade request can be made of these.
+
+    Raises:
+        LocalProtocolError: the host, the target or a header cannot be sent.
+    """
+    if not _HOST(host):
+        raise LocalProtocolError(f"{host!r} cannot be a Host header")
+    if not _TARGET(target):
+        raise LocalProtocolError(f"{target!r} cannot be the target of a request")
+    for name, value in headers:
+        if not _NAME(name) or not _VALUE(value) or _OURS(name):
+            raise LocalProtocolError(f"the header {name!r} cannot be sent with a websocket's upgrade")
+
+
 class ClientUpgrade:
     """One upgrade request and the reading of its answer. `request` is what to send."""
 
@@ -58,13 +73,7 @@ class ClientUpgrade:
         Raises:
             LocalProtocolError: the host, the target or a header cannot be sent.
         """
-        if not _HOST(host):
-            raise LocalProtocolError(f"{host!r} cannot be a Host header")
-        if not _TARGET(target):
-            raise LocalProtocolError(f"{target!r} cannot be the target of a request")
-        for name, value in headers:
-            if not _NAME(name) or not _VALUE(value) or _OURS(name):
-                raise LocalProtocolError(f"the header {name!r} cannot be sent with a websocket's upgrade")
+        check_upgrade(host, target, headers)
         self._max_head_bytes = max_head_bytes
         self._max_refusal_bytes = max_refusal_bytes
         self._head = b""
