@@ -91,17 +91,21 @@ class CommandDriver:
 
     async def read_once(self) -> None:
         """Do one step as the reader, where no task pumps and the caller waits for something else than output."""
-        await self._read(lambda: not self.finished and not self._pumping)
+        steps = iter((True, False))
+        await self._read(lambda: not self.finished and not self._pumping and next(steps))
 
     async def _read(self, wanted: Callable[[], bool]) -> None:
-        """Do one step, if it is still wanted once nobody else reads. Between such steps nobody does."""
+        """Step as long as it is wanted, once nobody else reads. Afterwards nobody does."""
         async with self._reader:
-            if wanted():
-                self.command.resume_reading(anyio.current_time())
-                try:
+            if not wanted():
+                return
+            self.command.resume_reading(anyio.current_time())
+            try:
+                await self.step()
+                while wanted():
                     await self.step()
-                finally:
-                    self.command.pause_reading(anyio.current_time())
+            finally:
+                self.command.pause_reading(anyio.current_time())
 
     def _idle(self) -> bool:
         return not (self._queue or self.finished or self._pumping)
@@ -165,7 +169,7 @@ class CommandDriver:
         if scope.cancelled_caught:
             command.receive_timeout(anyio.current_time())
         else:
-            await self.flush()
+            await self._send()
 
     async def _receive(self, transport: Transport) -> None:
         command = self.command
@@ -184,7 +188,7 @@ class CommandDriver:
         elif self._gate.locked():  # the writer sends this too; a reader that waited for it might wait for itself
             self._rearm()
         else:
-            await self.flush()
+            await self._send()
 
     async def _sleep(self) -> None:
         with self._until_deadline() as scope:
@@ -231,8 +235,11 @@ class CommandDriver:
 
     def _until_deadline(self, at_most: float = math.inf) -> anyio.CancelScope:
         deadline = self.command.deadline()
-        limit = anyio.current_time() + at_most
-        self._wait = anyio.CancelScope(deadline=limit if deadline is None else min(deadline, limit))
+        if deadline is None:
+            deadline = math.inf
+        if at_most < math.inf:
+            deadline = min(deadline, anyio.current_time() + at_most)
+        self._wait = anyio.CancelScope(deadline=deadline)
         return self._wait
 
     # --- the writer --------------------------------------------------------------------------------------------------
@@ -242,6 +249,10 @@ class CommandDriver:
 
         If a send is cancelled half-way, the connection is given up; the core then attaches anew.
         """
+        await self._send()
+        self._rearm()
+
+    async def _send(self) -> None:
         async with self._gate:
             transport = self._transport
             while transport is not None and not self.command.finished:
@@ -256,7 +267,6 @@ class CommandDriver:
                 if not alive:
                     transport.close()
                     break
-        self._rearm()
 
     async def kill(self) -> None:
         """Send the kill that the core was told of. Input that blocks the connection is given up for it."""
