@@ -46,7 +46,10 @@ def test_the_argument_is_taken_as_it_is(argument: str, url: str) -> None:
     assert control_plane_url(argument, {"LANGSMITH_ENDPOINT": "http://other"}) == url
 
 
-@pytest.mark.parametrize("wrong", ["h", "ftp://h", "https://", "/v2/sandboxes", "localhost:1984"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["h", "ftp://h", "https://", "/v2/sandboxes", "localhost:1984", "http://h:99999", "http://h:0", "http://[::1"],
+)
 def test_an_endpoint_that_is_no_url_is_refused_by_name(wrong: str) -> None:
     with pytest.raises(ValueError, match="api_endpoint must be an http"):
         control_plane_url(wrong, {})

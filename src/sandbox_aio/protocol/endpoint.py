@@ -106,8 +106,12 @@ def _first(environ: Mapping[str, str], *names: str) -> str | None:
 
 
 def _checked(url: str, what: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # an impossible port, or half an IPv6 address
+        good = False
+    if not good:
         raise ValueError(f"{what} must be an http:// or https:// URL, or {LOCAL!r}, not {url!r}")
     return url
 
