@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,7 +18,6 @@ from tests.daemon.test_http import HEAD, ask, fault
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     import httpx
 
@@ -58,6 +58,14 @@ async def test_an_upload_makes_parents_and_says_what_it_wrote(daemon: Daemon, fo
     assert path.read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(path.parent) == ["file.bin"]
+
+
+async def test_a_file_that_does_not_tell_its_size_is_read_all_the_same(daemon: Daemon) -> None:
+    response = await download(daemon, "/proc/self/status")
+    assert response.status_code == 200
+    assert response.text.startswith("Name:")
+    head = await download(daemon, "/proc/version", "HEAD")
+    assert int(head.headers["content-length"]) == len(Path("/proc/version").read_bytes())
 
 
 async def test_an_upload_makes_as_many_parents_as_a_path_can_have(daemon: Daemon) -> None:

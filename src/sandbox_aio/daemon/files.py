@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Files"]
 
 _PIECE_BYTES = 256 * 1024
+_UNSIZED_BYTES = 4 << 20
+"""How much is read of a file that does not tell its size."""
 _MODE = 0o644
 
 
@@ -74,6 +76,11 @@ class Files:
 
     async def _send(self, exchange: Exchange, fd: int, path: str) -> None:
         status = os.fstat(fd)
+        if status.st_size == 0 and (content := _unsized(fd, path)):
+            await exchange.start(200, {"content-type": "application/octet-stream", "content-length": str(len(content))})
+            await exchange.write(content)
+            await exchange.end()
+            return
         etag = f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"'
         headers = {"etag": etag, "last-modified": formatdate(status.st_mtime, usegmt=True), "accept-ranges": "bytes"}
         choice = select(
@@ -109,6 +116,17 @@ async def _copy(exchange: Exchange, fd: int, start: int, end: int) -> None:
             raise Fault(400, "ReadError", "the file became shorter while it was read")
         start += len(data)
         await exchange.write(data)
+
+
+def _unsized(fd: int, path: str) -> bytes:
+    """Read a file that says it is empty; those of `/proc` say so whatever they hold."""
+    content = b""
+    try:
+        while len(content) < _UNSIZED_BYTES and (data := os.read(fd, _PIECE_BYTES)):
+            content += data
+    except OSError as exc:
+        raise Fault(400, "ReadError", f"{path} cannot be read: {exc.strerror}") from None
+    return content
 
 
 def _open(path: str) -> int:
