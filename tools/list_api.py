@@ -85,6 +85,8 @@ def section(name: str) -> str:
     lines: dict[str, str] = {}
     for cls in reversed(lineage(value)):
         for line in members(definitions(cls.__module__)[cls.__name__]):
+            if line.startswith("`__init__") and not (issubclass(value, BaseException) or name.endswith("Client")):
+                continue  # users do not make these
             lines[line.removeprefix("`").removeprefix("async ").partition("(")[0].partition(":")[0]] = f"- {line}"
     definition = definitions(value.__module__)[value.__name__]
     bases = [base.__name__ for base in value.__bases__ if base.__name__ in sandbox_aio.__all__]
