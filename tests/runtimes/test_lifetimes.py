@@ -48,8 +48,10 @@ def zygote_of(state: Path) -> int:
     """The zygote that holds the lock in a state directory."""
     for pid in processes_named("sandbox-zygote"):
         with contextlib.suppress(FileNotFoundError, PermissionError):  # Others' zygotes are closed to us.
-            if any(link.readlink() == state / "zygote.lock" for link in Path(f"/proc/{pid}/fd").iterdir()):
-                return pid
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # It may close one while we look.
+                    if link.readlink() == state / "zygote.lock":
+                        return pid
     raise AssertionError("no zygote")
 
 
