@@ -280,7 +280,8 @@ class HttpConnection(asyncio.Protocol):
         """Let a client that is still sending read the response; if it goes away, this task is cancelled."""
         self._discarding = True
         self._transport.resume_reading()
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the client reset the connection a moment ago
+            self._transport.write_eof()
         await asyncio.sleep(_LINGER_SECONDS)
 
     async def _reply_fault(self, exchange: Exchange, fault: Fault) -> None:

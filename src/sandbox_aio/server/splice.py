@@ -7,6 +7,7 @@ the daemon sent: nothing is unmasked, copied or decoded. Back-pressure, half-clo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from .limits import HALF_CLOSED_TIMEOUT
@@ -136,7 +137,8 @@ class _Side(asyncio.Protocol):
         if self.splice.departing or other.ended or not other.transport.can_write_eof():
             other.transport.close()
             return False
-        other.transport.write_eof()
+        with contextlib.suppress(OSError):  # it reset its connection a moment ago
+            other.transport.write_eof()
         return self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -255,7 +257,8 @@ class Splice:
             if self._daemon.ended or self._client.ended or not transport.can_write_eof():
                 transport.close()
             else:
-                transport.write_eof()
+                with contextlib.suppress(OSError):
+                    transport.write_eof()
                 transport.resume_reading()
         self._daemon.transport.abort()
 

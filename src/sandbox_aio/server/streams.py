@@ -140,7 +140,7 @@ class Stream(asyncio.Protocol):
                     discarded = 0
                     while discarded < LINGER_BYTES and (data := await self.receive()):
                         discarded += len(data)
-        except TimeoutError:
+        except OSError:  # it took too long, or the peer reset the connection a moment ago
             self.transport.abort()
         finally:
             self.transport.close()
