@@ -8,7 +8,6 @@ protocol raises `CodecError`, never a `KeyError` or a `UnicodeDecodeError`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from json.encoder import encode_basestring
@@ -229,11 +228,18 @@ _OPENING_ERR = '{"type":"stderr","data":"'
 _AFTER_OPENING = len(_OPENING_OUT)
 _AFTER_DATA = ',"offset":'
 _MEMBER = len(_AFTER_DATA)
-_OFFSET = re.compile("0|[1-9][0-9]{0,17}").fullmatch
+_MAX_DIGITS = 18
 
 
 def _quote_stdlib(data: bytes) -> bytes:
     return encode_basestring(str(data, "utf-8")).encode()
+
+
+def _is_offset(number: str) -> bool:
+    """Whether this is a number as JSON writes it, and of a size that needs no further look."""
+    if not number.isdecimal() or not number.isascii() or len(number) > _MAX_DIGITS:
+        return False
+    return number[0] != "0" or number == "0"
 
 
 def _decode_by_position(payload: bytes | memoryview) -> Output | None:
@@ -250,7 +256,7 @@ def _decode_by_position(payload: bytes | memoryview) -> Output | None:
     except ValueError:  # the general path says what is wrong
         return None
     number = text[end + _MEMBER : -1]
-    if not text.startswith(_AFTER_DATA, end) or not _OFFSET(number) or text[-1] != "}":
+    if not text.startswith(_AFTER_DATA, end) or not _is_offset(number) or text[-1] != "}":
         return None
     return Output(stream, data if data.isascii() else repair_surrogates(data), int(number))
 

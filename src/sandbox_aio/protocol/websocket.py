@@ -65,6 +65,9 @@ class Closed:
 WebSocketEvent = bytes | memoryview | Opened | Refused | Closed
 
 _TEXT_FINAL = 0x81
+_MASKED = 0x80
+_TWO_BYTES = 126
+"""The length that says that the real one follows in two bytes; the next one says eight."""
 _CONTROL = 0x08
 _MAX_CONTROL_BYTES = 125
 _SMALL = 4096
@@ -275,7 +278,27 @@ class WebSocket:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def _read_frames(self, data: bytes | memoryview) -> None:  # noqa: C901 - the hot loop: one call per transport read
+    def _read_plain(self, data: bytes | memoryview, position: int) -> int:
+        """Take the text messages that are whole, unmasked and under 64 KiB, which is nearly all that a client receives.
+
+        Returns: where they end.
+        """
+        if not self._client or self._message is not None:
+            return position
+        append, total, limit = self._events.append, len(data), self._limits.max_message_bytes
+        while total - position >= 2 and data[position] == _TEXT_FINAL:
+            size, start = data[position + 1], position + 2
+            if size == _TWO_BYTES and total - start >= 2:
+                size, start = data[start] << 8 | data[start + 1], start + 2
+            elif size >= _TWO_BYTES:  # longer, or masked, or not all of its header is there
+                break
+            if start + size > total or size > limit:
+                break
+            position = start + size
+            append(data[start:position])
+        return position
+
+    def _read_frames(self, data: bytes | memoryview) -> None:
         """Walk over the frames in `data`; keep what is not whole yet."""
         position = 0
         if self._needed:
@@ -285,28 +308,11 @@ class WebSocket:
         elif self._tail:
             data = self._tail + data
             self._tail = b""
-        events = self._events
         total = len(data)
-        while total - position >= 2:
-            masked = data[position + 1] & 0x80
-            size = data[position + 1] & 0x7F
-            start = position + 2
-            if size == 126:
-                start += 2
-                size = int.from_bytes(data[position + 2 : start], "big")
-            elif size == 127:
-                start += 8
-                size = int.from_bytes(data[position + 2 : start], "big")
-            if masked:
-                start += 4
-            if total < start:
-                break
-            if data[position] & _CONTROL:
-                if size > _MAX_CONTROL_BYTES:
-                    self._fail(1002, f"a control frame is over {_MAX_CONTROL_BYTES} bytes")
-                    return
-            elif size > self._limits.max_message_bytes - len(self._message or b""):
-                self._fail(1009, f"a message is over {self._limits.max_message_bytes} bytes")
+        position = self._read_plain(data, position)
+        while (header := _read_header(data, position)) is not None:
+            start, size = header
+            if not self._accepts(data[position], size):
                 return
             end = start + size
             if end > total:
@@ -315,14 +321,29 @@ class WebSocket:
                     self._needed = end - total
                     return
                 break
-            if data[position] == _TEXT_FINAL and not masked and self._client and self._message is None:
-                events.append(data[start:end])
-            else:
-                self._read_slowly(bytes(data[position:end]))
-                if self.finished:
-                    return
-            position = end
+            self._read_frame(data[position:end], start - position)
+            if self.finished:
+                return
+            position = self._read_plain(data, end)
         self._tail = bytes(data[position:])
+
+    def _accepts(self, first: int, size: int) -> bool:
+        """Whether a frame of this size may be buffered; if not, the connection fails."""
+        limit = self._limits.max_message_bytes
+        if first & _CONTROL:
+            if size > _MAX_CONTROL_BYTES:
+                self._fail(1002, f"a control frame is over {_MAX_CONTROL_BYTES} bytes")
+        elif size > limit - len(self._message or b""):
+            self._fail(1009, f"a message is over {limit} bytes")
+        return not self.finished
+
+    def _read_frame(self, frame: bytes | memoryview, start: int) -> None:
+        """Take one whole frame, whose payload begins at `start`."""
+        masked = frame[1] & _MASKED
+        if frame[0] == _TEXT_FINAL and not masked and self._client and self._message is None:
+            self._events.append(frame[start:])
+        else:
+            self._read_slowly(bytes(frame))
 
     def _finish_frame(self, data: bytes | memoryview) -> int:
         """Add to the large frame that is not whole yet; return how much of `data` belongs to it."""
@@ -382,3 +403,18 @@ class WebSocket:
 
     def _step(self, input: WebSocketInput) -> None:
         self.state = step(WEBSOCKET_TRANSITIONS, self.state, input)
+
+
+def _read_header(data: bytes | memoryview, position: int) -> tuple[int, int] | None:
+    """Return where the payload of the frame at `position` begins and its size; None if its header is not whole."""
+    if len(data) - position < 2:
+        return None
+    size = data[position + 1] & ~_MASKED
+    start = position + 2
+    if size >= _TWO_BYTES:
+        length = 2 if size == _TWO_BYTES else 8
+        size = int.from_bytes(data[start : start + length], "big")
+        start += length
+    if data[position + 1] & _MASKED:
+        start += 4
+    return (start, size) if start <= len(data) else None
