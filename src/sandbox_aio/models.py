@@ -106,6 +106,11 @@ class OutputChunk:
     offset: int = 0
     """Position in the stream of its first byte, in bytes of UTF-8."""
 
+    @property
+    def data_bytes(self) -> bytes:
+        """The same as UTF-8: `len(data_bytes)` bytes of the stream, from `offset` on."""
+        return self.data.encode()
+
 
 @attrs.frozen
 class OutputGap(OutputChunk):
@@ -137,6 +142,16 @@ class ExecutionResult:
     def success(self) -> bool:
         """Whether the exit code is 0."""
         return self.exit_code == 0
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """`stdout` as UTF-8. What was no UTF-8 was replaced in the sandbox (wire protocol, section 9.1, A18)."""
+        return self.stdout.encode()
+
+    @property
+    def stderr_bytes(self) -> bytes:
+        """`stderr` as UTF-8, as `stdout_bytes` is."""
+        return self.stderr.encode()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExecutionResult:

@@ -104,6 +104,13 @@ def test_any_json_at_all_is_read_or_refused(read: Callable[[Any], object], data:
         assert "the server sent" in str(error)
 
 
+def test_output_can_be_had_as_bytes() -> None:
+    chunk = OutputChunk("stdout", "h\xe9", 7)
+    result = ExecutionResult("h\xe9", "\N{REPLACEMENT CHARACTER}", 0)
+    assert (chunk.data_bytes, result.stdout_bytes) == (b"h\xc3\xa9", b"h\xc3\xa9")
+    assert result.stderr_bytes == b"\xef\xbf\xbd"
+
+
 def test_results_and_chunks() -> None:
     assert ExecutionResult("", "", 0).success
     assert not ExecutionResult("", "", 137, killed=True).success
