@@ -40,6 +40,7 @@ class RunningCommand:
         self._timer: asyncio.TimerHandle | None = None
         self._killing: asyncio.Task[None] | None = None
         self._exit_code: int | None = None
+        self._exit_said = False
 
     def update(self) -> None:
         """Do what the session wants, tell the listeners, and look at the clock."""
@@ -88,12 +89,13 @@ class RunningCommand:
 
     def _killed(self, killing: asyncio.Task[None]) -> None:
         self._killing = None
-        if not killing.cancelled() and self._exit_code is not None:
+        if not killing.cancelled() and self._exit_code is not None and not self._exit_said:
             self._exited(self._exit_code)
 
     def _exited(self, exit_code: int) -> None:
         self._exit_code = exit_code
         if self._killing is None:  # else the exit is said when nothing of the command is left
+            self._exit_said = True
             unread = None
             if self._process is not None:
                 unread = self._process.unread()
