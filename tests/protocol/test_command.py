@@ -464,3 +464,12 @@ def test_misuse_is_refused() -> None:
     command.receive_timeout(1.0)
     assert command.state is CommandState.CONNECTING
     assert command.events() == []
+
+
+def test_a_message_that_the_server_finds_too_large_is_not_sent_again() -> None:
+    conversation = Conversation()
+    conversation.open()
+    conversation.say(close=1009)
+    error = conversation.failure()
+    assert isinstance(error, SandboxOperationError)
+    assert "write what is long to a file" in str(error)

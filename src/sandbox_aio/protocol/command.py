@@ -27,6 +27,7 @@ from ..errors import (
     RemoteProtocolError,
     SandboxClientError,
     SandboxConnectionError,
+    SandboxOperationError,
 )
 from ..models import OutputChunk
 from .codec import CodecError, decode_server_frame, encode_client_frame
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientCommand"]
 
 
+_TOO_LARGE = 1009
 _ATTACHED = frozenset({CommandState.RUNNING, CommandState.RESUMING})
 _OPENING = frozenset({CommandState.CONNECTING, CommandState.REATTACHING})
 
@@ -403,6 +405,9 @@ class ClientCommand:
                 self._fail(error, now)
         elif event.violation:
             self._violation(event.reason, now)
+        elif event.code == _TOO_LARGE:
+            message = f"the server does not take a message as large as ours ({event.reason or 'close code 1009'})"
+            self._fail(SandboxOperationError(f"{message}; write what is long to a file first", "command"), now)
         else:
             detail = f" ({event.reason})" if event.reason else ""
             self._lost(SandboxConnectionError(f"the connection was closed with code {event.code}{detail}"), now)
