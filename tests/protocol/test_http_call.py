@@ -52,3 +52,4 @@ def test_some_answers_say_nothing() -> None:
 def test_a_time_that_makes_no_sense_is_refused_before_anything_is_sent(timeout: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="timeout must be a"):
         HttpCall(method="GET", url="http://h/", read=nothing, timeout=timeout)
+    assert HttpCall(method="GET", url="http://h/", read=nothing, timeout=0.5).timeout == 0.5

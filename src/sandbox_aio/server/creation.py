@@ -132,7 +132,9 @@ def parse_create(body: bytes, *, key: bytes) -> tuple[CreateRequest, bytes]:
         request = _CONVERTER.structure(document, CreateRequest)
     except ClassValidationError as error:
         raise InvalidFieldsError(list(_details(error, ""))) from None
-    details = [Detail(field, message) for field, check in _CHECKS if (message := check(request)) is not None]
+    details = [
+        Detail(field, f"{field}: {message}") for field, check in _CHECKS if (message := check(request)) is not None
+    ]
     if details:
         raise InvalidFieldsError(details)
     fingerprint = hashlib.sha256(json.dumps(document, sort_keys=True).encode() + b"\0" + key).digest()
