@@ -158,18 +158,24 @@ def _lock(path: Path) -> Iterator[bool]:
 async def _sweep(own: Path) -> None:
     """Remove what killed servers of this user left."""
     for path in sorted(own.parent.glob(_prefix() + "*")):
-        if path == own or path.is_symlink() or path.stat().st_uid != os.getuid():
-            continue
-        with _lock(path) as stale:
-            if stale:
-                runtime = make_runtime(ServerConfig(state_dir=path))
-                try:
-                    await runtime.open(lambda id, reason: None)
-                    await runtime.aclose(destroy=True)
-                except RuntimeFailure as failure:
-                    logger.warning("cannot clean up %s: %s", path, failure)
-                else:
-                    shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another sweep may be quicker
+            if path != own and not path.is_symlink() and path.stat().st_uid == os.getuid():
+                with _lock(path) as stale:
+                    if stale:
+                        await _remove(path)
+
+
+async def _remove(path: Path) -> None:
+    """Remove the state of a server that is gone, unless what it has started does that right now."""
+    runtime = make_runtime(ServerConfig(state_dir=path))
+    try:
+        await runtime.open(lambda id, reason: None)
+        await runtime.aclose(destroy=True)
+    except RuntimeFailure as failure:
+        if failure.kind != "StateDirectoryInUse":
+            logger.warning("cannot clean up %s: %s", path, failure)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 if __name__ == "__main__":
