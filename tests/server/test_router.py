@@ -235,6 +235,24 @@ async def test_a_broken_off_answer_is_not_ended_as_if_whole(http: httpx.AsyncCli
         ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|host: y", 400),
         ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|a\0b: c", 400),
         ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|range: a\rb: c", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.0", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x y", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x/", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: user@x", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x:0", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x..y", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host:", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: " + "x" * 300, 400),
+        ("GET http://elsewhere/v2/sandboxes/one/download HTTP/1.1|host: x", 400),
+        ("GET http://x:81/v2/sandboxes/one/download HTTP/1.1|host: x", 400),
+        ("GET http://user@x/v2/sandboxes/one/download HTTP/1.1|host: x", 400),
+        ("GET /v2/sandboxes/one/download#x HTTP/1.1|host: x", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|range: a\x01", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|range: a\nb: c", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|range: a|  b", 400),
+        ("GET /v2/sandboxes/one/download HTTP/1.1|host: x" + "|a: b" * 300, 431),
+        ("GET /" + "z" * 40_000 + " HTTP/1.1|host: x", 414),
+        ("GET /v2/sandboxes/one/download HTTP/2.0|host: x", 505),
         ("GET v2/sandboxes HTTP/1.1|host: x", 400),
         ("CONNECT one:80 HTTP/1.1|host: x", 400),
         ("GET /v2/sandboxes/one/download HTTP/1.1|host: x|y: " + "z" * 2**17, 431),
@@ -264,7 +282,7 @@ async def test_a_smuggled_request_stays_a_body(ready: Ready, daemon: Daemon) -> 
 
 async def test_an_absolute_target_is_understood(ready: Ready, daemon: Daemon) -> None:
     async with RawClient.connect(ready.url) as client:
-        status, _, body = await client.ask(head("GET", "http://elsewhere/v2/sandboxes/one/download?path=x"))
+        status, _, body = await client.ask(head("GET", "http://SERVER:80/v2/sandboxes/one/download?path=x"))
     assert (status, body) == (200, b"one GET /download?path=x")
 
 
@@ -305,7 +323,7 @@ async def test_http_1_0_gets_an_answer_that_ends_with_the_connection(ready: Read
 
     daemon.answer = answer
     async with RawClient.connect(ready.url) as client:
-        client.writer.write(b"GET /v2/sandboxes/one/download HTTP/1.0\r\n" + AUTH + b"\r\n")
+        client.writer.write(b"GET /v2/sandboxes/one/download HTTP/1.0\r\nhost: x\r\n" + AUTH + b"\r\n")
         assert (await client.reader.read()).endswith(b"\r\n\r\nhello")
 
 

@@ -7,24 +7,29 @@ than the one it was asked, and no request is ever sent twice.
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
 
 from .errors import ApiError
-from .limits import CONNECT_TIMEOUT, MAX_HEAD
-from .splice import Splice
+from .limits import CONNECT_TIMEOUT, MAX_HEAD, PORT_PATIENCE
+from .relay import WEBSOCKET, Relay
 from .streams import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sandbox_aio.runtimes.base import DaemonAddress
 
     from .exchange import Exchange, Headers
+    from .relay import Policy
+    from .splice import Splice
 
-__all__ = ["forward"]
+__all__ = ["RESPONSE_HEADERS", "DataPlanePolicy", "FindDaemon", "connect_port", "forward", "only"]
+
+FindDaemon = Callable[[str], "Coroutine[Any, Any, tuple[str, DaemonAddress]]"]
+"""From a sandbox's name or id to its id and its daemon, which runs; raises ApiError."""
 
 REQUEST_HEADERS: Final = frozenset(
     (
@@ -63,28 +68,104 @@ RESPONSE_HEADERS: Final = frozenset(
 )
 """What a client is told by a daemon, which is not trusted: no cookies, no policies; and chunks are ours to say."""
 
-WEBSOCKET: Final = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+
+class DataPlanePolicy:
+    """What crosses between a client of the data plane and a daemon: what is listed, and nothing else."""
+
+    peer: str = "the sandbox"
+    transparent: bool = False
+
+    def request_trailers(self, trailers: Headers) -> Headers:
+        return ()
+
+    def answer(self, status: int, headers: Headers) -> Headers:
+        passed = only(RESPONSE_HEADERS, headers)
+        return passed if status == 101 else [*passed, (b"x-content-type-options", b"nosniff")]
+
+    def interim(self, headers: Headers) -> Headers:
+        return ()
+
+    def answer_trailers(self, trailers: Headers) -> Headers:
+        return ()
 
 
 async def forward(
-    exchange: Exchange, address: DaemonAddress, path: bytes, *, on_splice_gone: Callable[[Splice], None]
+    exchange: Exchange,
+    address: DaemonAddress,
+    target: bytes,
+    *,
+    on_splice_gone: Callable[[Splice], None],
+    policy: Policy | None = None,
 ) -> Splice | None:
-    """Have the daemon answer the exchange, bodies streamed both ways. Return the splice if it changed to websocket.
+    """Have the daemon answer the exchange at another target. Return the splice if it changed to websocket.
 
     Raises ApiError 502 when the daemon does not answer as it must. When the exchange ends early, be it by cancellation,
     the daemon sees its connection closed.
     """
-    daemon = await _connect(address)
+    head = exchange.head
+    websocket = head.wants_websocket and head.method == b"GET" and not head.has_body
+    headers = [(b"host", b"sandbox"), (b"x-sandbox-secret", address.secret.encode())]
+    headers += WEBSOCKET if websocket else [(b"connection", b"close")]
+    headers += only(REQUEST_HEADERS, head.headers)
+    daemon = await connect(address)
     spliced = None
     try:
-        spliced = await _Forwarding(exchange, daemon, on_splice_gone).run(address.secret, path)
+        relay = Relay(exchange, daemon, policy or DataPlanePolicy(), on_splice_gone)
+        spliced = await relay.run(h11.Request(method=head.method, target=target, headers=headers))
         return spliced
     finally:
         if spliced is None:
             daemon.abort()
 
 
-async def _connect(address: DaemonAddress) -> Stream:
+async def connect_port(address: DaemonAddress, port: int) -> tuple[Stream, bytes]:
+    """Have the daemon connect us to a port of its sandbox; return the connection, and what came on it at once.
+
+    A port that refuses is tried again for `PORT_PATIENCE` seconds. Raises ApiError 502 with the daemon's word on it.
+    """
+    stream = await connect(address)
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+    request = h11.Request(
+        method="GET",
+        target=f"/connect?port={port}&patience={PORT_PATIENCE}",
+        headers=[
+            ("host", "sandbox"),
+            ("x-sandbox-secret", address.secret),
+            ("connection", "Upgrade"),
+            ("upgrade", "tcp"),
+        ],
+    )
+    try:
+        stream.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+        async with asyncio.timeout(PORT_PATIENCE + CONNECT_TIMEOUT):
+            body = b""
+            while not isinstance(event := connection.next_event(), h11.EndOfMessage | h11.ConnectionClosed):
+                if event is h11.NEED_DATA:
+                    connection.receive_data(await stream.receive())
+                elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                    return stream, connection.trailing_data[0]
+                elif isinstance(event, h11.Data):
+                    body = (body + event.data)[:MAX_HEAD]
+        raise ApiError(502, *_refusal(body))
+    except (h11.ProtocolError, TimeoutError) as error:
+        stream.abort()
+        raise ApiError(502, "ConnectionError", f"the sandbox did not connect to its port {port}") from error
+    except BaseException:
+        stream.abort()
+        raise
+
+
+def _refusal(body: bytes) -> tuple[str, str]:
+    """The kind and the message of a daemon's error, which is not trusted to be one."""
+    try:
+        detail = json.loads(body)["detail"]
+        return str(detail["error"])[:64], str(detail["message"])[:1024]
+    except (ValueError, LookupError, TypeError):
+        return "ConnectionError", "the sandbox refused the connection to its port"
+
+
+async def connect(address: DaemonAddress) -> Stream:
+    """A connection to a daemon. Raises ApiError 502."""
     loop = asyncio.get_running_loop()
     try:
         if address.path is not None:
@@ -118,104 +199,6 @@ async def _connect_unix(path: str) -> socket.socket:
         raise
 
 
-class _Forwarding:
-    def __init__(self, exchange: Exchange, daemon: Stream, on_splice_gone: Callable[[Splice], None]) -> None:
-        self._exchange = exchange
-        self._daemon = daemon
-        self._on_splice_gone = on_splice_gone
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-
-    async def run(self, secret: str, path: bytes) -> Splice | None:
-        exchange = self._exchange
-        websocket = exchange.head.wants_websocket and exchange.head.method == b"GET" and not exchange.head.has_body
-        await self._send_request(secret, path, websocket=websocket)
-        if exchange.request_complete:
-            return await self._relay_answer()
-        upload = asyncio.create_task(self._relay_body())
-        answer = asyncio.create_task(self._relay_answer())
-        try:
-            # The answer may come before the end of the body, which is then not read on; a broken body ends both.
-            await asyncio.wait((upload, answer), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                upload.result()
-            return await answer
-        finally:
-            await _cancel(upload, answer)
-
-    async def _send_request(self, secret: str, path: bytes, *, websocket: bool) -> None:
-        head = self._exchange.head
-        headers = [(b"host", b"sandbox"), (b"x-sandbox-secret", secret.encode())]
-        headers += WEBSOCKET if websocket else [(b"connection", b"close")]
-        headers += _only(REQUEST_HEADERS, head.headers)
-        target = path + b"?" + head.query if head.query else path
-        request = h11.Request(method=head.method, target=target, headers=headers)
-        data = self._h11.send(request) or b""
-        if self._exchange.request_complete:
-            data += self._h11.send(h11.EndOfMessage()) or b""
-        self._daemon.write(data)
-
-    async def _relay_body(self) -> None:
-        """Client to daemon. A daemon that has stopped reading may have answered already: that is not an error here."""
-        while (data := await self._exchange.receive_body()) is not None:
-            try:
-                await self._daemon.send(*(self._h11.send_with_data_passthrough(h11.Data(data=data)) or ()))
-            except ConnectionError:
-                return
-        self._daemon.write(self._h11.send(h11.EndOfMessage()) or b"")
-
-    async def _relay_answer(self) -> Splice | None:
-        """Daemon to client."""
-        exchange = self._exchange
-        try:
-            response = await self._next_event()
-            while isinstance(response, h11.InformationalResponse):
-                if response.status_code == 101:
-                    return self._splice(response)
-                response = await self._next_event()
-        except h11.ProtocolError as error:
-            raise ApiError(502, "ConnectionError", f"the sandbox did not answer: {error}") from error
-        if not isinstance(response, h11.Response):
-            raise ApiError(502, "ConnectionError", "the sandbox closed the connection instead of answering")
-        names = {name for name, _ in response.headers}
-        if {b"content-length", b"transfer-encoding"} <= names:
-            raise ApiError(502, "ConnectionError", "the sandbox framed its answer in two ways")
-        headers = _only(RESPONSE_HEADERS, response.headers)
-        await exchange.send_head(response.status_code, [*headers, (b"x-content-type-options", b"nosniff")])
-        try:
-            while isinstance(event := await self._next_event(), h11.Data):
-                await exchange.send_body(event.data)
-        except h11.RemoteProtocolError as error:
-            # Too late for another answer: all that is left is not to end this one as if it were whole.
-            raise ConnectionAbortedError(f"the sandbox broke off its answer: {error}") from error
-        await exchange.finish()
-        return None
-
-    async def _next_event(self) -> object:
-        while (event := self._h11.next_event()) is h11.NEED_DATA:
-            self._h11.receive_data(await self._daemon.receive())
-        return event
-
-    def _splice(self, response: h11.InformationalResponse) -> Splice:
-        headers = [*WEBSOCKET, *_only(RESPONSE_HEADERS, response.headers)]
-        from_client = self._exchange.upgrade(headers)
-        return Splice(
-            self._exchange.stream,
-            self._daemon,
-            from_client=from_client,
-            from_daemon=self._h11.trailing_data[0],
-            on_gone=self._on_splice_gone,
-        )
-
-
-def _only(allowed: frozenset[bytes], headers: Headers) -> list[tuple[bytes, bytes]]:
+def only(allowed: frozenset[bytes], headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The headers that are listed."""
     return [(name, value) for name, value in headers if name in allowed]
-
-
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait for their end; an error of one that was not awaited is a consequence of another's."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()

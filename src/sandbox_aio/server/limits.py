@@ -8,15 +8,22 @@ __all__ = [
     "BODY_TIMEOUT",
     "CLOSE_GRACE",
     "CONNECT_TIMEOUT",
+    "EXPECT_PATIENCE",
     "HALF_CLOSED_TIMEOUT",
     "HEAD_TIMEOUT",
     "IDLE_TIMEOUT",
     "LINGER_BYTES",
     "LINGER_TIMEOUT",
     "MAX_CONNECTIONS",
+    "MAX_FIELDS",
     "MAX_HEAD",
+    "MAX_INTERIM",
     "MAX_JSON_BODY",
+    "MAX_SERVICE_EXCHANGES",
+    "MAX_TARGET",
+    "PORT_PATIENCE",
     "READ_BUFFER",
+    "SERVICE_BODY_TIMEOUT",
     "WRITE_BUFFER",
 ]
 
@@ -28,6 +35,12 @@ WRITE_BUFFER: Final = 256 * 1024
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request or response head, and of a chunk's header."""
+
+MAX_TARGET: Final = 32 * 1024
+"""Bytes of a request line."""
+
+MAX_FIELDS: Final = 256
+"""Headers of a request."""
 
 MAX_JSON_BODY: Final = 1024 * 1024
 """Bytes of a control-plane request body."""
@@ -58,3 +71,18 @@ LINGER_BYTES: Final = 1024 * 1024
 
 CLOSE_GRACE: Final = 2.0
 """Seconds that requests and websockets have at shutdown to come to their end."""
+
+PORT_PATIENCE: Final = 5
+"""Seconds in which a port of a sandbox that refuses is tried again: a program just started may not listen yet."""
+
+EXPECT_PATIENCE: Final = 1.0
+"""Seconds that a program has to answer `Expect: 100-continue`, before the client is asked for the body all the same."""
+
+SERVICE_BODY_TIMEOUT: Final = 120.0
+"""Seconds that the client of a service may be silent within a request's body, until the answer begins."""
+
+MAX_INTERIM: Final = 16
+"""Interim answers (1xx) before the answer itself."""
+
+MAX_SERVICE_EXCHANGES: Final = 1000
+"""Requests and websockets to the services of one sandbox at once. One more is answered 503."""

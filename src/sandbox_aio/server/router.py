@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import socket
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-from sandbox_aio.runtimes.base import DaemonAddress
+from typing import TYPE_CHECKING, Final, Literal
 
 from .asgi import Application, serve_asgi
 from .connection import PublicConnection
 from .errors import ApiError
-from .forward import forward
+from .forward import FindDaemon, forward
 from .limits import CLOSE_GRACE, MAX_CONNECTIONS
 from .routing import ControlPlane, DataPlane, Health, route
 from .streams import Stream
@@ -22,16 +20,15 @@ from .streams import Stream
 if TYPE_CHECKING:
     import ssl
 
+    from sandbox_aio.runtimes.base import DaemonAddress
+
     from .auth import Gate
     from .exchange import Exchange
     from .splice import Splice
 
-__all__ = ["FindDaemon", "Router"]
+__all__ = ["Router"]
 
 logger: logging.Logger = logging.getLogger("sandbox_aio.server")
-
-FindDaemon = Callable[[str], Coroutine[Any, Any, tuple[str, DaemonAddress]]]
-"""From a sandbox's name or id to its id and its daemon, which runs; raises ApiError."""
 
 FAREWELL_TIMEOUT: Final = 0.25
 """Seconds that a sandbox's end waits for its daemon to come to a frame boundary."""
@@ -154,19 +151,25 @@ class Router:
                 await self._forward(exchange, id, address, path)
 
     async def _forward(self, exchange: Exchange, id: str, address: DaemonAddress, path: bytes) -> None:
-        def gone(splice: Splice) -> None:
-            splices = self._splices.get(id, set())
-            splices.discard(splice)
-            if not splices:
-                self._splices.pop(id, None)
-            self._note_idle()
-
-        splice = await forward(exchange, address, path, on_splice_gone=gone)
-        if splice is not None and not splice.over:
+        query = exchange.head.query
+        target = path + b"?" + query if query else path
+        splice = await forward(exchange, address, target, on_splice_gone=functools.partial(self._splice_gone, id))
+        if splice is not None:
             splice.carries_command = path == b"/execute/ws"
+            self._keep(id, splice)
+
+    def _keep(self, id: str, splice: Splice) -> None:
+        if not splice.over:
             self._splices.setdefault(id, set()).add(splice)
             if self._closing:
                 splice.depart(1001, within=CLOSE_GRACE)
+
+    def _splice_gone(self, id: str, splice: Splice) -> None:
+        splices = self._splices.get(id, set())
+        splices.discard(splice)
+        if not splices:
+            self._splices.pop(id, None)
+        self._note_idle()
 
     def _note_idle(self) -> None:
         if not self._connections and not self._splices:
