@@ -1,8 +1,8 @@
 """Draw the state diagrams of the protocol from the tables that it executes.
 
-Every table `NAME_TRANSITIONS` in `sandbox_aio/protocol/states.py` becomes `docs/states/name.md`: a mermaid diagram, and
-what each state means, which is the docstring below its member. A state that no other leads to is drawn as a beginning,
-one that allows nothing as an end.
+Every table `NAME_TRANSITIONS` in `sandbox_aio/protocol/states.py` and its siblings becomes `docs/states/name.md`: a
+mermaid diagram, and what each state means, which is the docstring below its member. A state that no other leads to is
+drawn as a beginning, one that allows nothing as an end.
 
 Usage: ``python tools/draw_states.py`` writes the files. With ``--check`` it writes nothing, prints what differs and
 exits with 1 if anything does, a file that no table accounts for included.
@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_aio.protocol import states
+from sandbox_aio.protocol import states, tunnel_states, yamux_states
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,7 +28,8 @@ Table = Mapping[Enum, Mapping[Enum, Enum]]
 
 FOLDER = Path(__file__).parent.parent / "docs/states"
 SUFFIX = "_TRANSITIONS"
-HEADER = "<!-- Drawn by tools/draw_states.py from src/sandbox_aio/protocol/states.py. Do not edit: run `make gen`. -->"
+MODULES = (states, tunnel_states, yamux_states)
+HEADER = "<!-- Drawn by tools/draw_states.py from src/sandbox_aio/protocol/{}.py. Do not edit: run `make gen`. -->"
 
 
 def tables(module: ModuleType) -> dict[str, Table]:
@@ -72,23 +73,25 @@ def diagram(table: Table) -> str:
     return "\n".join(lines)
 
 
-def page(name: str, table: Table, meaning: dict[str, str]) -> str:
-    """Return the whole text of the page about `table`."""
+def page(name: str, table: Table, meaning: dict[str, str], module: str = "states") -> str:
+    """Return the whole text of the page about `table`, which stands in `module`."""
     rows = [
         f"| `{state.name}` | {meaning.get(state.name, '')} | {', '.join(str(i.value) for i in inputs) or 'nothing'} |"
         for state, inputs in table.items()
     ]
-    lines = [HEADER, "", f"# States: {name}", "", "```mermaid", diagram(table), "```", ""]
+    lines = [HEADER.format(module), "", f"# States: {name}", "", "```mermaid", diagram(table), "```", ""]
     return "\n".join([*lines, "| state | meaning | allows |", "|---|---|---|", *rows, ""])
 
 
 def pages() -> dict[Path, str]:
     """Return the text of every page, by its path."""
-    meaning = meanings(inspect.getsource(states))
-    return {
-        FOLDER / f"{name}.md": page(name, table, meaning[type(next(iter(table))).__name__])
-        for name, table in tables(states).items()
-    }
+    found = {}
+    for module in MODULES:
+        meaning = meanings(inspect.getsource(module))
+        for name, table in tables(module).items():
+            text = page(name, table, meaning[type(next(iter(table))).__name__], module.__name__.rpartition(".")[2])
+            found[FOLDER / f"{name}.md"] = text
+    return found
 
 
 def differences(expected: dict[Path, str], folder: Path) -> list[str]:

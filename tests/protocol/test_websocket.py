@@ -448,3 +448,19 @@ def test_an_upgrade_that_fails_ends_the_connection(answer: bytes, event: WebSock
     assert client.bytes_to_send() == []
     client.receive_bytes(b"more", 3.0)
     assert client.events() == []
+
+
+@both_roles
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 100_000])
+def test_binary_messages_of_every_size_arrive_from_either_side(role: str, size: int) -> None:
+    receiver = open_one(role)
+    sender = open_one("server" if role == "client" else "client")
+    payload = bytes(index % 251 for index in range(size))
+    sender.send_binary(payload)
+    receiver.receive_bytes(b"".join(sender.bytes_to_send()), 1.0)
+    assert [bytes(event) for event in receiver.events() if isinstance(event, bytes | memoryview)] == [payload]
+
+
+def test_a_binary_message_needs_an_open_connection() -> None:
+    with pytest.raises(LocalProtocolError, match="connecting"):
+        WebSocket.connect(host="box", target="/").send_binary(b"x")

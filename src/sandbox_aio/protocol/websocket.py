@@ -18,6 +18,7 @@ from wsproto.connection import Connection, ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from ..errors import LocalProtocolError
+from .masking import MaskingKeys, mask
 from .states import WEBSOCKET_TRANSITIONS, WebSocketInput, WebSocketState, step
 from .upgrade import ClientUpgrade, Headers, Refused, UpgradeError, answer_upgrade
 
@@ -65,6 +66,7 @@ class Closed:
 WebSocketEvent = bytes | memoryview | Opened | Refused | Closed
 
 _TEXT_FINAL = 0x81
+_BINARY_FINAL = 0x82
 _MASKED = 0x80
 _TWO_BYTES = 126
 """The length that says that the real one follows in two bytes; the next one says eight."""
@@ -87,6 +89,7 @@ class WebSocket:
         self._tail = b""
         self._parts: list[bytes] = []
         self._needed = 0
+        self._keys = MaskingKeys()
         self._message: bytearray | None = None
         self._heard_at: float | None = None
         self._ping_sent_at: float | None = None
@@ -178,14 +181,24 @@ class WebSocket:
             self._out.append(self._frames.send(TextMessage(data=text)))
             return
         payload = text.encode() if isinstance(text, str) else text
-        size = len(payload)
-        if size < 126:
-            self._out.append(bytes((_TEXT_FINAL, size)))
-        elif size < 65536:
-            self._out.append(b"\x81\x7e" + size.to_bytes(2, "big"))
-        else:
-            self._out.append(b"\x81\x7f" + size.to_bytes(8, "big"))
+        self._out.append(_header(_TEXT_FINAL, len(payload), 0))
         self._out.append(payload)
+
+    def send_binary(self, payload: bytes) -> None:
+        """Queue one binary message.
+
+        Raises:
+            LocalProtocolError: the connection is not open.
+        """
+        if self.state is not WebSocketState.OPEN:
+            raise LocalProtocolError(f"a websocket that is {self.state.value} sends no message")
+        if self._client:
+            key = self._keys.next()
+            self._out.append(_header(_BINARY_FINAL, len(payload), _MASKED) + key)
+            self._out.append(mask(payload, key))
+        else:
+            self._out.append(_header(_BINARY_FINAL, len(payload), 0))
+            self._out.append(payload)
 
     def close(self, now: float, code: int = 1000, reason: str = "") -> None:
         """Queue a close frame and wait for the peer's, `close_timeout` at most.
@@ -279,14 +292,14 @@ class WebSocket:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def _read_plain(self, data: bytes | memoryview, position: int) -> int:
-        """Take the text messages that are whole, unmasked and under 64 KiB, which is nearly all that a client receives.
+        """Take the messages that are whole, unmasked and under 64 KiB, which is nearly all that a client receives.
 
         Returns: where they end.
         """
         if not self._client or self._message is not None:
             return position
         append, total, limit = self._events.append, len(data), self._limits.max_message_bytes
-        while total - position >= 2 and data[position] == _TEXT_FINAL:
+        while total - position >= 2 and ((first := data[position]) == _TEXT_FINAL or first == _BINARY_FINAL):
             size, start = data[position + 1], position + 2
             if size == _TWO_BYTES and total - start >= 2:
                 size, start = data[start] << 8 | data[start + 1], start + 2
@@ -339,9 +352,11 @@ class WebSocket:
 
     def _read_frame(self, frame: bytes | memoryview, start: int) -> None:
         """Take one whole frame, whose payload begins at `start`."""
-        masked = frame[1] & _MASKED
-        if frame[0] == _TEXT_FINAL and not masked and self._client and self._message is None:
+        first, masked, whole = frame[0], frame[1] & _MASKED, self._message is None
+        if self._client and whole and not masked and (first == _TEXT_FINAL or first == _BINARY_FINAL):
             self._events.append(frame[start:])
+        elif first == _BINARY_FINAL and masked and whole and not self._client:
+            self._events.append(mask(frame[start:], bytes(frame[start - 4 : start])))
         else:
             self._read_slowly(bytes(frame))
 
@@ -418,3 +433,11 @@ def _read_header(data: bytes | memoryview, position: int) -> tuple[int, int] | N
     if data[position + 1] & _MASKED:
         start += 4
     return (start, size) if start <= len(data) else None
+
+
+def _header(first: int, size: int, masked: int) -> bytes:
+    if size < _TWO_BYTES:
+        return bytes((first, masked | size))
+    if size < 65536:
+        return bytes((first, masked | _TWO_BYTES)) + size.to_bytes(2, "big")
+    return bytes((first, masked | _TWO_BYTES + 1)) + size.to_bytes(8, "big")
