@@ -164,7 +164,7 @@ def test_more_than_the_window_is_refused_and_nothing_changes() -> None:
     assert session.send_window(1) == INITIAL_WINDOW
 
 
-def test_a_window_that_was_used_up_and_asked_for_is_news_when_it_opens() -> None:
+def test_a_window_that_was_used_up_is_news_when_it_opens() -> None:
     session = client()
     session.open_stream()
     session.receive_bytes(packet(WINDOW, 0, 1, 1), 0.0)

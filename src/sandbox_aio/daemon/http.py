@@ -20,7 +20,7 @@ from .faults import Fault
 if TYPE_CHECKING:
     from .settings import DaemonSettings
 
-__all__ = ["Exchange", "Handler", "HttpConnection", "Upgrade"]
+__all__ = ["Exchange", "Handler", "HttpConnection", "RawUpgrade", "Upgrade"]
 
 _logger = logging.getLogger("sandbox_aio.daemon")
 
@@ -102,6 +102,9 @@ Handler: TypeAlias = Callable[[Exchange], Awaitable[None]]
 Upgrade: TypeAlias = Callable[[WebSocket], asyncio.Protocol]
 """Takes over the connection of a websocket."""
 
+RawUpgrade: TypeAlias = Callable[[Mapping[str, str]], Awaitable[asyncio.Protocol]]
+"""Takes over a connection as it is, by its request's query. May raise `Fault`; cancelled if the client goes."""
+
 
 class HttpConnection(asyncio.Protocol):
     """One connection. Only requests that bear the secret reach a handler or the upgrade."""
@@ -111,14 +114,14 @@ class HttpConnection(asyncio.Protocol):
         settings: DaemonSettings,
         handlers: Mapping[str, Mapping[str, Handler]],
         upgrades: Mapping[str, Upgrade],
+        raw_upgrades: Mapping[str, RawUpgrade],
         connections: MutableMapping[asyncio.BaseTransport, asyncio.Protocol],
     ) -> None:
-        """`handlers` are by path and method, `upgrades` by path; `connections` are those of the daemon that are
-        open.
-        """
+        """`handlers` are by path and method, upgrades by path; `connections` are those of the daemon that are open."""
         self._settings = settings
         self._handlers = handlers
         self._upgrades = upgrades
+        self._raw_upgrades = raw_upgrades
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.limits.head_bytes)
@@ -200,6 +203,9 @@ class HttpConnection(asyncio.Protocol):
                     if exchange.path in self._upgrades:
                         await self._upgrade(request, self._upgrades[exchange.path])
                         return
+                    if exchange.path in self._raw_upgrades:
+                        await self._upgrade_raw(exchange, self._raw_upgrades[exchange.path])
+                        return
                     await self._find(exchange)(exchange)
                 except Fault as fault:
                     await self._reply_fault(exchange, fault)
@@ -247,8 +253,7 @@ class HttpConnection(asyncio.Protocol):
 
     async def _upgrade(self, request: h11.Request, upgrade: Upgrade) -> None:
         """Hand the connection over, together with what came behind the request."""
-        async for _ in self.read_body():
-            raise Fault(400, "InvalidRequest", "a request for a websocket has no body")
+        await self._require_no_body()
         try:
             websocket = WebSocket.accept(
                 headers=list(request.headers),
@@ -257,7 +262,25 @@ class HttpConnection(asyncio.Protocol):
             )
         except LocalProtocolError as exc:
             raise Fault(400, "InvalidRequest", str(exc)) from None
-        protocol = upgrade(websocket)
+        self._hand_over(upgrade(websocket))
+
+    async def _upgrade_raw(self, exchange: Exchange, upgrade: RawUpgrade) -> None:
+        """Hand the connection over as it is, once what takes it is ready."""
+        if exchange.headers.get(b"upgrade", b"").lower() != b"tcp":
+            raise Fault(400, "InvalidRequest", f"{exchange.path} takes requests with Upgrade: tcp")
+        await self._require_no_body()
+        protocol = await upgrade(exchange.query)
+        switching = [("connection", "Upgrade"), ("upgrade", "tcp")]
+        self._transport.write(self._h11.send(h11.InformationalResponse(status_code=101, headers=switching)) or b"")
+        self._hand_over(protocol)
+        if ahead := self._h11.trailing_data[0]:
+            protocol.data_received(ahead)
+
+    async def _require_no_body(self) -> None:
+        async for _ in self.read_body():
+            raise Fault(400, "InvalidRequest", "a request to upgrade has no body")
+
+    def _hand_over(self, protocol: asyncio.Protocol) -> None:
         self._connections[self._transport] = protocol
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()

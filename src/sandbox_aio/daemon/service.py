@@ -13,7 +13,9 @@ from .commands import CommandHub
 from .execute import execute
 from .files import Files
 from .http import HttpConnection
+from .raw_connection import RawConnection, dial_for
 from .search import Search
+from .tunnel_socket import TunnelSocket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,7 @@ class Service:
         await terminated.wait()
         server.close()
         for protocol in tuple(self._connections.values()):
-            if isinstance(protocol, CommandSocket):
+            if isinstance(protocol, CommandSocket | TunnelSocket):
                 protocol.shut_down()
         self._hub.marks.kill_all()
         deadline = self._loop.time() + _CLOSE_SECONDS
@@ -58,7 +60,12 @@ class Service:
 
     async def _start(self, listener: socket.socket) -> asyncio.AbstractServer:
         factory = functools.partial(
-            HttpConnection, self._settings, self._handlers(), {"/execute/ws": self._open_socket}, self._connections
+            HttpConnection,
+            self._settings,
+            self._handlers(),
+            {"/execute/ws": self._open_socket, "/tunnel": self._open_tunnel},
+            {"/connect": self._connect},
+            self._connections,
         )
         if listener.family == socket.AF_UNIX:
             return await self._loop.create_unix_server(factory, sock=listener, backlog=_BACKLOG)
@@ -66,6 +73,12 @@ class Service:
 
     def _open_socket(self, websocket: WebSocket) -> asyncio.Protocol:
         return CommandSocket(self._hub, websocket, self._connections)
+
+    def _open_tunnel(self, websocket: WebSocket) -> asyncio.Protocol:
+        return TunnelSocket(websocket, self._settings.limits, self._connections)
+
+    async def _connect(self, query: Mapping[str, str]) -> asyncio.Protocol:
+        return await RawConnection.join(await dial_for(query), self._connections)
 
     def _handlers(self) -> Mapping[str, Mapping[str, Handler]]:
         files, search = Files(self._settings), Search(self._settings)

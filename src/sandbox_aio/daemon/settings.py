@@ -40,6 +40,12 @@ class DaemonLimits:
     """Text and paths of the results of one glob or grep."""
     search_seconds: float = 10.0
     search_threads: int = 4
+    tunnel_streams: int = 4096
+    """Streams of one tunnel at once."""
+    tunnel_window_bytes: int = 4 << 20
+    """What a client may send on one stream before the program that it is for has taken it."""
+    tunnel_windows_bytes: int = 64 << 20
+    """By how much all streams of a tunnel may exceed the first 256 KiB of each, together."""
     idle_seconds: float = 300.0
     """How long a connection without a request is kept."""
 

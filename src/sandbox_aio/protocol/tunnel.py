@@ -104,6 +104,7 @@ class _Tunnel(abc.ABC):
         self.send_data = session.send_data
         self.send_window = session.send_window
         self.end_stream = session.end_stream
+        self.has_stream = session.has_stream
 
     @property
     def open(self) -> bool:
@@ -284,7 +285,7 @@ class ClientTunnel(_Tunnel):
             self._events.append(StreamData(event.stream_id, event.data[1:]))
 
     def _refuse(self, stream_id: int, status: int | None) -> None:
-        if stream_id in self._session.stream_ids:
+        if self._session.has_stream(stream_id):
             self._session.reset_stream(stream_id)
             self._refused.add(stream_id)
         self._events.append(StreamRefused(stream_id, status))

@@ -79,8 +79,6 @@ class _Stream:
     """What was consumed and not granted anew yet."""
     granted_at: float = 0.0
     accepted: bool = True
-    starved: bool = False
-    """Whether its send window was used up, so that its opening is news."""
 
 
 class Yamux:
@@ -115,6 +113,10 @@ class Yamux:
         """The streams that are open in at least one direction."""
         return list(self._streams)
 
+    def has_stream(self, stream_id: int) -> bool:
+        """Whether a stream is open in at least one direction."""
+        return stream_id in self._streams
+
     @property
     def finished(self) -> bool:
         """Whether the transport is of no more use, once `bytes_to_send` is drained."""
@@ -125,8 +127,6 @@ class Yamux:
         stream = self._streams.get(stream_id)
         if stream is None or stream.state is YamuxStreamState.HALF_LOCAL:
             return 0
-        if not stream.send_window:
-            stream.starved = True
         return stream.send_window
 
     # --- intents -----------------------------------------------------------------------------------------------------
@@ -397,10 +397,9 @@ class Yamux:
     def _add_window(self, stream: _Stream, delta: int) -> None:
         if stream.send_window + delta > _HIGHEST:
             raise _ViolationError(f"stream {stream.id} got credit for more than {_HIGHEST} bytes")
-        stream.send_window += delta
-        if stream.starved and stream.send_window:
-            stream.starved = False
+        if delta and not stream.send_window:
             self._events.append(StreamWritable(stream.id))
+        stream.send_window += delta
 
     def _read_end(self, stream: _Stream, flags: int) -> None:
         if flags & _RST:
