@@ -27,7 +27,6 @@ NOT_YET = {
         "SandboxCallbackRequest", "SandboxTokenVerifier", "SandboxUser", "ServiceAccess", "ServiceLoginURL",
         "ServiceURL", "USER_TOKEN_HEADER",
     },
-    "tunnels": {"AsyncTunnel", "Tunnel"},
     "mounts and the credential proxy": {
         "AWSMountAuthConfig", "AWSMountRoleAuthConfig", "ContextHubMountConfig", "ContextHubMountSpec",
         "GCPMountAuthConfig", "GCSMountConfig", "GCSMountSpec", "GitMountConfig", "GitMountRefSpec", "GitMountSpec",

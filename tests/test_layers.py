@@ -53,6 +53,10 @@ MAX_TEST_FILE_LINES = 600
 """A list of cases reads well at a length at which code does not."""
 MAX_FUNCTION_LINES = 50
 LONGER: dict[str, str] = {
+    "src/sandbox_aio/client/sandbox.py": "a sandbox's whole public face: mostly signatures and docstrings",
+    "src/sandbox_aio/client/client.py": "a client's whole public face: mostly signatures and docstrings",
+    "src/sandbox_aio/drivers/tunnel.py": "its tasks act on each other, so they are read together",
+    "src/sandbox_aio/models.py": "data classes: mostly fields and what they mean",
     "src/sandbox_aio/protocol/command.py": "one state machine, to be read from top to bottom; a third of it is prose",
     "src/sandbox_aio/protocol/yamux.py": "one state machine, to be read from top to bottom",
     "src/sandbox_aio/sync/_generated.py": "generated: as long as the async client's public face",

@@ -42,6 +42,7 @@ from .errors import (
     SandboxTokenVerificationError,
     TunnelConnectionRefusedError,
     TunnelError,
+    TunnelLocalPortError,
     TunnelPortNotAllowedError,
     TunnelUnsupportedVersionError,
     ValidationError,
@@ -61,18 +62,21 @@ from .models import (
     SandboxRecord,
     Snapshot,
     SnapshotTag,
+    TunnelStatistics,
 )
 
 if TYPE_CHECKING:
     from .client.client import AsyncSandboxClient
     from .client.command import AsyncCommandHandle
     from .client.sandbox import AsyncSandbox
-    from .sync import CommandHandle, Sandbox, SandboxClient
+    from .client.tunnel import AsyncTunnel
+    from .sync import CommandHandle, Sandbox, SandboxClient, Tunnel
 
 __all__ = [
     "AsyncCommandHandle",
     "AsyncSandbox",
     "AsyncSandboxClient",
+    "AsyncTunnel",
     "ClientClosedError",
     "CommandHandle",
     "CommandTimeoutError",
@@ -115,9 +119,12 @@ __all__ = [
     "SandboxTokenVerificationError",
     "Snapshot",
     "SnapshotTag",
+    "Tunnel",
     "TunnelConnectionRefusedError",
     "TunnelError",
+    "TunnelLocalPortError",
     "TunnelPortNotAllowedError",
+    "TunnelStatistics",
     "TunnelUnsupportedVersionError",
     "ValidationError",
 ]
@@ -126,9 +133,11 @@ _LAZY = {
     "AsyncCommandHandle": ".client.command",
     "AsyncSandbox": ".client.sandbox",
     "AsyncSandboxClient": ".client.client",
+    "AsyncTunnel": ".client.tunnel",
     "CommandHandle": ".sync",
     "Sandbox": ".sync",
     "SandboxClient": ".sync",
+    "Tunnel": ".sync",
 }
 """Where the names that need the network live."""
 

@@ -28,6 +28,7 @@
     ├── SandboxOperationError               a command or a file operation failed in the sandbox
     │   └── CommandTimeoutError             the command ran longer than its `timeout`
     ├── TunnelError                         a TCP tunnel failed
+    │   ├── TunnelLocalPortError            also an OSError
     │   ├── TunnelPortNotAllowedError
     │   ├── TunnelConnectionRefusedError
     │   └── TunnelUnsupportedVersionError
@@ -72,6 +73,7 @@ __all__ = [
     "SandboxTokenVerificationError",
     "TunnelConnectionRefusedError",
     "TunnelError",
+    "TunnelLocalPortError",
     "TunnelPortNotAllowedError",
     "TunnelUnsupportedVersionError",
     "ValidationError",
@@ -301,14 +303,18 @@ class TunnelError(SandboxClientError):
     """A TCP tunnel could not be opened, or broke."""
 
 
+class TunnelLocalPortError(TunnelError, OSError):
+    """The local port of a tunnel cannot be listened on, mostly because something else does."""
+
+
 class TunnelPortNotAllowedError(TunnelError):
     """The sandbox does not let this port be reached.
 
     Attributes:
-        port: The port in the sandbox.
+        port: The port in the sandbox; None for a unix socket.
     """
 
-    def __init__(self, message: str, *, port: int) -> None:
+    def __init__(self, message: str, *, port: int | None) -> None:
         super().__init__(message)
         self.port = port
 
@@ -317,10 +323,10 @@ class TunnelConnectionRefusedError(TunnelError):
     """Nothing listens at this port in the sandbox.
 
     Attributes:
-        port: The port in the sandbox.
+        port: The port in the sandbox; None for a unix socket.
     """
 
-    def __init__(self, message: str, *, port: int) -> None:
+    def __init__(self, message: str, *, port: int | None) -> None:
         super().__init__(message)
         self.port = port
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import attrs
 
-from .errors import RemoteProtocolError
+from .errors import RemoteProtocolError, SandboxClientError
 
 __all__ = [
     "ExecutionResult",
@@ -29,6 +29,7 @@ __all__ = [
     "SandboxRecord",
     "Snapshot",
     "SnapshotTag",
+    "TunnelStatistics",
 ]
 
 T = TypeVar("T")
@@ -122,6 +123,26 @@ class OutputGap(OutputChunk):
 
     missing_bytes: int = attrs.field(kw_only=True)
     """How much is lost. The next chunk of the stream begins at `offset + missing_bytes`."""
+
+
+@attrs.frozen(kw_only=True)
+class TunnelStatistics:
+    """What has passed through a tunnel so far."""
+
+    open_connections: int
+    """Local connections that are open now."""
+    total_connections: int
+    """Local connections that were accepted, those that led nowhere included."""
+    refused_connections: int
+    """Those that the sandbox refused: nothing listened at the port, or it may not be reached."""
+    bytes_sent: int
+    """From local programs into the sandbox."""
+    bytes_received: int
+    """From the sandbox to local programs."""
+    reconnects: int
+    """How often the tunnel's own connection was made anew."""
+    last_error: SandboxClientError | None
+    """Why the last local connection that failed did, or why the tunnel's connection was lost; None if neither was."""
 
 
 @attrs.frozen

@@ -35,11 +35,15 @@ def test_the_first_connection_is_due_at_once_and_asks_for_the_tunnel() -> None:
     link.want(5.0)
     link.want(6.0)
     assert link.connect_at() == 5.0
+    assert link.connecting
     request = b"".join(link.begin().bytes_to_send())
     assert request.startswith(b"GET /tunnel HTTP/1.1\r\nHost: box\r\n")
     assert b"x-api-key: k\r\n" in request
     assert link.connect_at() is None
+    assert link.connecting
     link.opened()
+    assert link.connected
+    assert not link.connecting
     assert (link.state, link.reconnects, link.failure) == (LinkState.OPEN, 0, None)
 
 

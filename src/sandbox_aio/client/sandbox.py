@@ -18,6 +18,7 @@ from .ids import new_boundary, new_command_id
 from .kept_output import HANDLE_OUTPUT_BYTES
 from .sources import upload_source
 from .targets import open_target
+from .tunnel import PendingTunnel, TunnelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -416,6 +417,39 @@ class AsyncSandbox:
         """
         call = self._data_plane().grep(pattern, path, glob=glob, limit=limit, timeout=timeout)
         return await self._service.http.call(call, headers)
+
+    # --- its ports --------------------------------------------------------------------------------------------------
+
+    def tunnel(
+        self,
+        remote_port: int | None = None,
+        *,
+        local_port: int | None = 0,
+        max_reconnects: int = 3,
+        remote_path: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PendingTunnel:
+        """Listen on a port of this machine that leads to a port in the sandbox, until the tunnel is closed.
+
+        `async with sandbox.tunnel(5432) as tunnel` closes it at the end. A tunnel that was awaited belongs to the
+        client, and is closed with it.
+
+        Args:
+            remote_port: The port in the sandbox, at its `127.0.0.1` or `::1`.
+            local_port: The port at `127.0.0.1` of this machine. 0 takes the same number as `remote_port`, and None
+                lets the system choose.
+            max_reconnects: How often in a row the tunnel tries to connect anew when it is needed and was lost.
+            remote_path: The path of a unix socket in the sandbox, instead of a port. Not every server offers it.
+
+        Raises:
+            ValueError: A port or the path is none, at once.
+            TunnelLocalPortError: Something else listens on the local port.
+            ResourceNotFoundError: The sandbox is gone.
+        """
+        options = TunnelOptions(
+            remote_port=remote_port, remote_path=remote_path, local_port=local_port, max_reconnects=max_reconnects
+        )
+        return PendingTunnel(lambda: self._service.tunnel_site(self._data_plane(), headers), options)
 
     # --- its life ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from ..protocol.policy import Endpoint, policy_from
 from .command import CommandSite
 from .creation import Creation, delete_quietly
 from .embedded import EmbeddedServer
+from .tunnel import TunnelSite
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from ..drivers.command import CommandDriver
+    from ..drivers.tunnel import TunnelDriver
     from ..models import SandboxRecord
     from ..protocol.file_requests import DataPlane
     from ..protocol.http_call import HttpCall
@@ -62,6 +64,7 @@ class Service:
         self._server = EmbeddedServer() if self.url == LOCAL else None
         self._policy = policy_from(os.environ)
         self._commands: set[CommandDriver] = set()
+        self._tunnels: set[TunnelDriver] = set()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -149,6 +152,15 @@ class Service:
             RemoteProtocolError: The service gave the sandbox an address that is none.
             ClientClosedError, ForkedClientError: The client cannot be used any more.
         """
+        address, endpoint = self._websocket(plane, "/execute/ws", headers)
+        return CommandSite(address=address, endpoint=endpoint, policy=self._policy, owner=self, drivers=self._commands)
+
+    def tunnel_site(self, plane: DataPlane, headers: Mapping[str, str] | None) -> TunnelSite:
+        """How the tunnels of a sandbox are reached. The errors are those of `command_site`."""
+        address, endpoint = self._websocket(plane, "/tunnel", headers)
+        return TunnelSite(address=address, endpoint=endpoint, owner=self, drivers=self._tunnels)
+
+    def _websocket(self, plane: DataPlane, path: str, headers: Mapping[str, str] | None) -> tuple[Address, Endpoint]:
         self.http.pool.check_usable()
         try:
             address = Address.of(plane.url)
@@ -158,10 +170,10 @@ class Service:
             ) from None
         endpoint = Endpoint(
             host=address.authority,
-            target=f"{urlsplit(plane.url).path}/execute/ws",
+            target=f"{urlsplit(plane.url).path}{path}",
             headers=merge_headers(self.http.headers, headers),
         )
-        return CommandSite(address=address, endpoint=endpoint, policy=self._policy, owner=self, drivers=self._commands)
+        return address, endpoint
 
     # --- opening and closing ----------------------------------------------------------------------------------------
 
@@ -199,6 +211,8 @@ class Service:
         with anyio.CancelScope(shield=True):
             for driver in list(self._commands):
                 driver.release()
+            for tunnel in list(self._tunnels):
+                tunnel.close()
             await self.http.pool.aclose()
             if self._server is not None:
                 await self._server.aclose()

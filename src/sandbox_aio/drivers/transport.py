@@ -62,6 +62,14 @@ class Transport(Protocol):
         """Send as much as goes without waiting, and ignore failure: for goodbyes."""
         ...
 
+    def start_send(self, data: bytes) -> bool:
+        """Send what goes without waiting; False if some is left, which `finish_send` must send before anything else."""
+        ...
+
+    async def finish_send(self) -> bool:
+        """Send what `start_send` left; False if the connection is gone. Close if it is cancelled."""
+        ...
+
     def close(self) -> None:
         """Let go of the connection at once. A `receive` that waits elsewhere ends as at the end of the stream."""
         ...
@@ -98,11 +106,12 @@ class Address:
 class SocketTransport:
     """A transport on a connected, non-blocking socket."""
 
-    __slots__ = ("_closed", "_full", "_socket")
+    __slots__ = ("_closed", "_full", "_left", "_socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._closed = False
+        self._left = b""
         self._full = False
         """Whether the last read filled the buffer, so that there is probably more."""
 
@@ -147,6 +156,22 @@ class SocketTransport:
             self._socket.send(data)
         except OSError:
             self.close()
+
+    def start_send(self, data: bytes) -> bool:
+        """See `Transport.start_send`."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return True  # it is gone, as the reader is about to notice
+        self._left = data[sent:] if sent else data
+        return not self._left
+
+    async def finish_send(self) -> bool:
+        """See `Transport.finish_send`."""
+        left, self._left = self._left, b""
+        return not left or await self.send(left)
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -216,6 +241,18 @@ class TLSTransport:
         except ssl.SSLError:
             return
         self._under.send_now(self._outgoing.read())
+
+    def start_send(self, data: bytes) -> bool:
+        """See `Transport.start_send`."""
+        try:
+            self._tls.write(data)
+        except ssl.SSLError:
+            return True  # it is gone, as the reader is about to notice
+        return self._under.start_send(self._outgoing.read())
+
+    async def finish_send(self) -> bool:
+        """See `Transport.finish_send`."""
+        return await self._under.finish_send()
 
     def close(self) -> None:
         """See `Transport.close`."""

@@ -67,6 +67,16 @@ class TunnelLink:
         self._due = now
         self._step(LinkInput.WANT)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self.state is LinkState.OPEN
+
+    @property
+    def connecting(self) -> bool:
+        """Whether one is being made, or will be."""
+        return self.state is LinkState.DUE or self.state is LinkState.CONNECTING
+
     def connect_at(self) -> float | None:
         """When the driver has to connect; None if not at all."""
         return self._due if self.state is LinkState.DUE else None

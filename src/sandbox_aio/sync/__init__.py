@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._generated import CommandHandle, Sandbox, SandboxClient
+from ._generated import CommandHandle, Sandbox, SandboxClient, Tunnel
 from ._portal import Portal
 
-__all__ = ["CommandHandle", "Portal", "Sandbox", "SandboxClient"]
+__all__ = ["CommandHandle", "Portal", "Sandbox", "SandboxClient", "Tunnel"]

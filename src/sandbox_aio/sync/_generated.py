@@ -12,6 +12,7 @@ import attrs
 from ..client.client import AsyncSandboxClient
 from ..client.command import AsyncCommandHandle
 from ..client.sandbox import AsyncSandbox
+from ..client.tunnel import AsyncTunnel
 from ..models import OutputChunk
 from ._bridge import Batched, Managed, Root, unframed
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         ResourceStatus,
         RunConfig,
         Snapshot,
+        TunnelStatistics,
     )
     from ._portal import Portal
 
@@ -36,6 +38,7 @@ __all__ = [
     "CommandHandle",
     "Sandbox",
     "SandboxClient",
+    "Tunnel",
 ]
 
 
@@ -904,6 +907,42 @@ class Sandbox(Managed[AsyncSandbox]):
                 self._async.grep, pattern, path, glob=glob, limit=limit, timeout=timeout, headers=headers
             )
 
+    def tunnel(
+        self,
+        remote_port: int | None = None,
+        *,
+        local_port: int | None = 0,
+        max_reconnects: int = 3,
+        remote_path: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Tunnel:
+        """Listen on a port of this machine that leads to a port in the sandbox, until the tunnel is closed.
+
+        `with sandbox.tunnel(5432) as tunnel` closes it at the end. Without `with`, it is closed with it.
+
+        Args:
+            remote_port: The port in the sandbox, at its `127.0.0.1` or `::1`.
+            local_port: The port at `127.0.0.1` of this machine. 0 takes the same number as `remote_port`, and None
+                lets the system choose.
+            max_reconnects: How often in a row the tunnel tries to connect anew when it is needed and was lost.
+            remote_path: The path of a unix socket in the sandbox, instead of a port. Not every server offers it.
+
+        Raises:
+            ValueError: A port or the path is none, at once.
+            TunnelLocalPortError: Something else listens on the local port.
+            ResourceNotFoundError: The sandbox is gone.
+        """
+        with unframed:
+            twin = self._bridge.call_owning(
+                self._async.tunnel,
+                remote_port,
+                local_port=local_port,
+                max_reconnects=max_reconnects,
+                remote_path=remote_path,
+                headers=headers,
+            )
+            return Tunnel(self._bridge, twin)
+
     def start(self, *, timeout: float = 120, headers: Mapping[str, str] | None = None) -> None:
         """Start a stopped or failed sandbox and wait until it is ready.
 
@@ -927,3 +966,55 @@ class Sandbox(Managed[AsyncSandbox]):
         """
         with unframed:
             self._bridge.call(self._async.delete, headers=headers)
+
+
+class Tunnel(Managed[AsyncTunnel]):
+    """A local port that leads into a sandbox.
+
+    Get one with `Sandbox.tunnel`. Every connection to `127.0.0.1` at `local_port` becomes one to the port, or the
+    unix socket, in the sandbox. Each side may end while the other goes on; a connection that the sandbox refuses or
+    breaks off is reset, and `statistics().last_error` says why.
+
+    When the tunnel's own connection is lost, so are the local ones, but the port stays: the next local connection has
+    the tunnel connect anew, `max_reconnects` times at most.
+    """
+
+    @property
+    def local_port(self) -> int:
+        """The port on this machine, at `127.0.0.1`."""
+        return self._async.local_port
+
+    @property
+    def remote_port(self) -> int | None:
+        """The port in the sandbox; None for a unix socket."""
+        return self._async.remote_port
+
+    @property
+    def remote_path(self) -> str | None:
+        """The unix socket in the sandbox; None for a port."""
+        return self._async.remote_path
+
+    def statistics(self) -> TunnelStatistics:
+        """Count what has passed so far."""
+        with unframed:
+            return self._bridge.call(self._async.statistics)
+
+    def check(self) -> None:
+        """See whether what the tunnel leads to accepts connections, by making one and dropping it.
+
+        Raises:
+            TunnelConnectionRefusedError: Nothing listens there.
+            TunnelPortNotAllowedError: It may not be reached.
+            TunnelUnsupportedVersionError: The server knows no tunnels to unix sockets.
+            SandboxConnectionError: The tunnel has lost its connection, and could not make another one.
+        """
+        with unframed:
+            self._bridge.call(self._async.check)
+
+    def close(self) -> None:
+        """Close the local port, and reset the connections that are open. Closing again does nothing.
+
+        It is shielded from interrupts, and quick.
+        """
+        with unframed:
+            self._bridge.call(self._async.aclose)
