@@ -258,18 +258,14 @@ def test_a_link_leads_to_one_path(authority: ServiceAuthority, clock: Clock) -> 
         expires_in=60,
         content_type="text/html",
         content_disposition="inline",
-        csp_sandbox=False,
         csp_sandbox_flags=["allow-scripts"],
-        csp_source_bundles=["cdn"],
     )
     assert authority.verify_download(full.token) == DownloadGrant(
         sandbox_id=ID,
         path="/a",
         content_type="text/html",
         content_disposition="inline",
-        csp_sandbox=False,
         csp_sandbox_flags=("allow-scripts",),
-        csp_source_bundles=("cdn",),
         expires_at=full.expires_at,
     )
     clock.time += 60
@@ -288,7 +284,7 @@ def test_a_link_of_one_sandbox_is_none_of_another(authority: ServiceAuthority) -
     assert refused_link(authority, forged(link, header={"kid": other})) == "invalid"
     key = authority._book.download_key(other)
     header = {"typ": "sandbox-download+jwt", "kid": other}
-    claims = {"sub": ID, "path": "/a", "csp_sandbox": True}
+    claims = {"sub": ID, "path": "/a"}
     assert refused_link(authority, jwt.encode(claims, key, algorithm="HS256", headers=header)) == "invalid"
 
 
@@ -298,6 +294,15 @@ def test_a_sandbox_takes_everything_with_it(tmp_path: Path, authority: ServiceAu
     authority.forget(ID)
     assert (kind_of(authority, token), refused_link(authority, link)) == ("revoked", "invalid")
     assert os.listdir(tmp_path / "grants") == []
+
+
+def test_what_went_while_nobody_served_is_forgotten(tmp_path: Path, authority: ServiceAuthority) -> None:
+    other = ID[:-1] + "2"
+    kept, gone = mint(authority), mint(authority, sandbox_id=other)
+    authority.retain([ID])
+    authority.verify(kept, sandbox_id=ID, port=8000)
+    assert kind_of(authority, gone, sandbox_id=other) == "revoked"
+    assert os.listdir(tmp_path / "grants") == [f"{ID}.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"ports": {"x": 1}}', b'{"signing": {}, "retired": []}'])

@@ -84,6 +84,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="whether stopping the server destroys its sandboxes (default: yes)",
     )
     add("--public-url", metavar="URL", help="the origin that clients reach, behind a proxy")
+    add(
+        "--service-domain",
+        metavar="DOMAIN",
+        default="localhost",
+        help="services are at SANDBOX_ID--PORT.DOMAIN; needs a wildcard record (default: %(default)s)",
+    )
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM")
     add("--tls-key", metavar="FILE", help="private key, PEM")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")

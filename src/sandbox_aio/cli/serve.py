@@ -42,6 +42,7 @@ def serve_command(arguments: argparse.Namespace) -> int:
         runtime=arguments.runtime,
         ephemeral=arguments.ephemeral,
         public_url=arguments.public_url,
+        service_domain=arguments.service_domain,
         tls_cert=Path(arguments.tls_cert) if arguments.tls_cert else None,
         tls_key=Path(arguments.tls_key) if arguments.tls_key else None,
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandbox_aio.runtimes.base import Runtime, SnapshotInfo
 
     from .sandboxes import SandboxRegistry
+    from .services import ServiceLinks
 
 __all__ = ["ControlPlane"]
 
@@ -37,9 +38,6 @@ HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 NOT_OFFERED: Final = (
     ("/boxes/batch-delete", ["POST"]),
     ("/boxes/{name}/snapshot", ["POST"]),
-    ("/boxes/{name}/service-url", ["POST"]),
-    ("/boxes/{name}/service-urls", ["GET", "DELETE"]),
-    ("/boxes/{name}/download-url", ["POST"]),
     ("/snapshots-by-name/{name}", ["GET"]),
     ("/registries", ["GET", "POST"]),
     ("/registries/{name}", ["GET", "PATCH", "DELETE"]),
@@ -47,6 +45,9 @@ NOT_OFFERED: Final = (
     ("/usage/costs", ["GET"]),
 )
 """What the protocol has and this server has not: 501, which no client takes for a sandbox that is not there."""
+
+PRIVATE: Final = {"cache-control": "no-store"}
+"""With answers that hold a credential."""
 
 _SORT_KEYS: Final[Mapping[str, Callable[[Sandbox], str | int]]] = {
     "name": lambda sandbox: sandbox.name,
@@ -61,8 +62,11 @@ _SORT_KEYS: Final[Mapping[str, Callable[[Sandbox], str | int]]] = {
 class ControlPlane:
     """The routes, over a registry and a runtime. `public_url` is the origin that clients reach; None: what they say."""
 
-    def __init__(self, registry: SandboxRegistry, runtime: Runtime, *, public_url: str | None = None) -> None:
+    def __init__(
+        self, registry: SandboxRegistry, runtime: Runtime, links: ServiceLinks, *, public_url: str | None = None
+    ) -> None:
         self._registry = registry
+        self._links = links
         self._runtime = runtime
         self._public_url = public_url.rstrip("/") if public_url else None
         self.app: Starlette = Starlette(
@@ -76,6 +80,10 @@ class ControlPlane:
                 Route("/boxes/{name}/status", self.get_status, methods=["GET"]),
                 Route("/boxes/{name}/start", self.start_sandbox, methods=["POST"]),
                 Route("/boxes/{name}/stop", self.stop_sandbox, methods=["POST"]),
+                Route("/boxes/{name}/service-url", self.make_service_url, methods=["POST"]),
+                Route("/boxes/{name}/service-urls", self.list_service_urls, methods=["GET"]),
+                Route("/boxes/{name}/service-urls", self.revoke_service_url, methods=["DELETE"]),
+                Route("/boxes/{name}/download-url", self.make_download_url, methods=["POST"]),
                 Route("/snapshots", self.list_snapshots, methods=["GET"]),
                 Route("/snapshots", self.not_offered, methods=["POST"]),
                 Route("/snapshots/{reference}", self.get_snapshot, methods=["GET"]),
@@ -145,6 +153,24 @@ class ControlPlane:
     async def stop_sandbox(self, request: Request) -> Response:
         await self._registry.stop(_parameter(request, "name"))
         return Response(status_code=204)
+
+    async def make_service_url(self, request: Request) -> Response:
+        body = await request.body()
+        made = self._links.make_service_url(_parameter(request, "name"), body, origin=self._origin(request))
+        return JSONResponse(made, headers=PRIVATE)
+
+    async def list_service_urls(self, request: Request) -> Response:
+        urls = self._links.list_service_urls(_parameter(request, "name"))
+        return JSONResponse({"service_urls": urls, "items": urls})
+
+    async def revoke_service_url(self, request: Request) -> Response:
+        self._links.revoke(_parameter(request, "name"), _query(request).get("port"))
+        return Response(status_code=204)
+
+    async def make_download_url(self, request: Request) -> Response:
+        body = await request.body()
+        made = self._links.make_download_url(_parameter(request, "name"), body, origin=self._origin(request))
+        return JSONResponse(made, headers=PRIVATE)
 
     async def list_snapshots(self, request: Request) -> Response:
         query = _query(request)

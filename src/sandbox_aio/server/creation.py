@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import attrs
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from sandbox_aio.runtimes.base import SnapshotInfo
 
-__all__ = ["CreateRequest", "parse_create"]
+__all__ = ["CreateRequest", "check_fields", "parse_create", "structure_body"]
+
+T = TypeVar("T")
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 MAX_LABELS: Final = 128
@@ -122,6 +124,17 @@ def parse_create(body: bytes, *, key: bytes) -> tuple[CreateRequest, bytes]:
 
     Raises ApiError 400 for what is not a JSON object, and InvalidFieldsError, which names every bad field.
     """
+    document, request = structure_body(body, CreateRequest)
+    check_fields(request, _CHECKS)
+    fingerprint = hashlib.sha256(json.dumps(document, sort_keys=True).encode() + b"\0" + key).digest()
+    return request, fingerprint
+
+
+def structure_body(body: bytes, kind: type[T]) -> tuple[dict[str, Any], T]:
+    """A request's JSON object as it is and as a `kind`, an attrs class; values are not checked yet.
+
+    Raises ApiError 400 for what is not a JSON object, and InvalidFieldsError for fields of the wrong type.
+    """
     try:
         document = json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError) as error:
@@ -129,16 +142,18 @@ def parse_create(body: bytes, *, key: bytes) -> tuple[CreateRequest, bytes]:
     if not isinstance(document, dict):
         raise ApiError(400, "InvalidRequest", "the request body is not a JSON object")
     try:
-        request = _CONVERTER.structure(document, CreateRequest)
+        return document, _CONVERTER.structure(document, kind)
     except ClassValidationError as error:
         raise InvalidFieldsError(list(_details(error, ""))) from None
+
+
+def check_fields(request: T, checks: Sequence[tuple[str, Callable[[T], str | None]]]) -> None:
+    """Raises InvalidFieldsError that names every field of which its check says that something is wrong."""
     details = [
-        Detail(field, f"{field}: {message}") for field, check in _CHECKS if (message := check(request)) is not None
+        Detail(field, f"{field}: {message}") for field, check in checks if (message := check(request)) is not None
     ]
     if details:
         raise InvalidFieldsError(details)
-    fingerprint = hashlib.sha256(json.dumps(document, sort_keys=True).encode() + b"\0" + key).digest()
-    return request, fingerprint
 
 
 # Types: JSON's own, nothing converted.

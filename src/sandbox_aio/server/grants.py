@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 __all__ = ["GrantBook", "PortGrant", "write_private"]
@@ -100,6 +100,11 @@ class GrantBook:
         """Take back everything of a sandbox that is gone."""
         if self._entries.pop(sandbox_id, None) is not None:
             self._path(sandbox_id).unlink(missing_ok=True)
+
+    def retain(self, sandbox_ids: Collection[str]) -> None:
+        """Forget every other sandbox."""
+        for sandbox_id in self._entries.keys() - set(sandbox_ids):
+            self.forget(sandbox_id)
 
     def _store(self, sandbox_id: str, entry: _Entry) -> None:
         """First the file, then the memory: what is given out is never forgotten by a crash."""

@@ -11,7 +11,7 @@ import signal
 import ssl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
@@ -22,6 +22,8 @@ from .auth import Gate
 from .limits import MAX_CONNECTIONS
 from .router import Router
 from .sandboxes import SandboxRegistry
+from .service_tokens import ServiceAuthority
+from .services import ServiceLinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,9 @@ class ServerConfig:
     """Whether stopping the server destroys its sandboxes."""
     public_url: str | None = None
     """The origin that clients reach, if it is not the address they name in `Host`."""
+    service_domain: str = "localhost"
+    """What follows `{sandbox_id}--{port}.` in the hosts of services. It needs a wildcard record, and should be used
+    for nothing else."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -88,8 +93,10 @@ class Server:
         self._config = config
         self._runtime = runtime
         self.router: Router = Router(Gate(config.api_keys), max_connections=_affordable_connections())
-        self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self.router.detach)
-        self.router.app = ControlPlane(self.registry, runtime, public_url=config.public_url).app
+        self.authority: ServiceAuthority = ServiceAuthority(config.state_dir)
+        self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self._detach)
+        links = ServiceLinks(registry=self.registry, authority=self.authority, domain=config.service_domain)
+        self.router.app = ControlPlane(self.registry, runtime, links, public_url=config.public_url).app
         self.router.find_daemon = self._find_daemon
 
     async def open(self) -> Ready:
@@ -105,6 +112,12 @@ class Server:
                 hint="choose another --state-dir",
             ) from error
         capabilities = await self._open_runtime()
+        try:
+            self.authority.load()
+            self.authority.retain([sandbox.id for sandbox in self.registry.list()])
+        except (OSError, ValueError) as error:
+            await self._runtime.aclose(destroy=config.ephemeral)
+            raise ServeError(f"cannot use the keys in the state directory: {error}") from error
         try:
             host, port = await self.router.listen(config.host, config.port, tls=tls)
         except OSError as error:
@@ -138,6 +151,11 @@ class Server:
     async def _find_daemon(self, reference: str) -> tuple[str, DaemonAddress]:
         sandbox, address = await self.registry.daemon(reference)
         return sandbox.id, address
+
+    async def _detach(self, id: str, why: Literal["stopped", "deleted"]) -> None:
+        if why == "deleted":
+            self.authority.forget(id)
+        await self.router.detach(id, why)
 
     async def _unavailable(self, failure: RuntimeFailure) -> ServeError:
         found = await self._runtime.probe()
@@ -198,6 +216,10 @@ def _check(config: ServerConfig) -> None:
         raise ServeError("an API key is empty", hint="give --api-key a value")
     if config.public_url is not None and not re.fullmatch(r"https?://[^/?#\s]+/?", config.public_url):
         raise ServeError(f"the public URL {config.public_url!r} is not an origin", hint="such as https://host:port")
+    if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?", config.service_domain):
+        raise ServeError(
+            f"the service domain {config.service_domain!r} is not a domain", hint="such as sandboxes.example.com"
+        )
     if not config.ephemeral:
         raise ServeError(
             "sandboxes cannot outlive their server yet: it remembers them in memory", hint="leave out --no-ephemeral"

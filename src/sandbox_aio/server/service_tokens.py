@@ -20,7 +20,7 @@ from .grants import GrantBook, PortGrant
 from .signing_keys import KeyRing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -90,9 +90,7 @@ class DownloadGrant:
     path: str
     content_type: str | None = None
     content_disposition: str | None = None
-    csp_sandbox: bool = True
     csp_sandbox_flags: tuple[str, ...] = ()
-    csp_source_bundles: tuple[str, ...] = ()
     expires_at: datetime | None = None
 
 
@@ -172,6 +170,10 @@ class ServiceAuthority:
         """End everything that was minted for a sandbox: it is gone."""
         self._book.forget(sandbox_id)
 
+    def retain(self, sandbox_ids: Collection[str]) -> None:
+        """End everything that was minted for other sandboxes than these: they went while nobody served."""
+        self._book.retain(sandbox_ids)
+
     def rotate(self) -> None:
         """Sign with a new key. It happens by itself too, see `signing_keys.ROTATE_AFTER`."""
         self._keys.rotate()
@@ -202,9 +204,7 @@ class ServiceAuthority:
         expires_in: float | None = None,
         content_type: str | None = None,
         content_disposition: str | None = None,
-        csp_sandbox: bool = True,
         csp_sandbox_flags: Sequence[str] = (),
-        csp_source_bundles: Sequence[str] = (),
     ) -> Minted:
         """A token for one path of a sandbox, for `expires_in` seconds or as long as the sandbox is there.
 
@@ -218,9 +218,7 @@ class ServiceAuthority:
         how = {
             "content_type": content_type,
             "content_disposition": content_disposition,
-            "csp_sandbox": csp_sandbox,
             "csp_sandbox_flags": tuple(csp_sandbox_flags),
-            "csp_source_bundles": tuple(csp_source_bundles),
         }
         claims |= {name: value for name, value in how.items() if value not in (None, ())}
         key = self._book.download_key(sandbox_id)
@@ -235,7 +233,7 @@ class ServiceAuthority:
         key = self._book.find_download_key(header["kid"])
         if key is None:
             raise TokenError("invalid")
-        claims = _claims(token, key, "HS256", ["sub", "path", "csp_sandbox"])
+        claims = _claims(token, key, "HS256", ["sub", "path"])
         if claims["sub"] != header["kid"]:
             raise TokenError("invalid")
         expires_at = self._check_expiry(claims["exp"]) if "exp" in claims else None
@@ -244,9 +242,7 @@ class ServiceAuthority:
             path=claims["path"],
             content_type=claims.get("content_type"),
             content_disposition=claims.get("content_disposition"),
-            csp_sandbox=claims["csp_sandbox"],
             csp_sandbox_flags=tuple(claims.get("csp_sandbox_flags", ())),
-            csp_source_bundles=tuple(claims.get("csp_source_bundles", ())),
             expires_at=expires_at,
         )
 
