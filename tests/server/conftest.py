@@ -9,6 +9,7 @@ import pytest
 
 from sandbox_aio.server.serve import Ready, Server, ServerConfig
 from tests.server.fakes import FakeRuntime
+from tests.server.service import Service, a_service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,3 +46,9 @@ async def http(ready: Ready) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the control plane with the right key."""
     async with httpx.AsyncClient(base_url=ready.endpoint, headers={"x-api-key": KEY}, timeout=10) as client:
         yield client
+
+
+@pytest.fixture
+async def service(server: Server, ready: Ready, runtime: FakeRuntime) -> Service:
+    """A sandbox with a recording program on a port."""
+    return await a_service(server, ready, runtime, KEY)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import attrs
 import h11
@@ -22,7 +24,7 @@ from sandbox_aio.runtimes.base import (
     Unavailable,
 )
 
-__all__ = ["HOST", "Daemon", "FakeRuntime", "RawClient", "Received"]
+__all__ = ["HOST", "App", "Daemon", "FakeRuntime", "RawClient", "Received"]
 
 HOST = SnapshotInfo(
     id="6f0c0a52-3e0a-5d0e-9e51-0a4f3b1f7d10",
@@ -56,17 +58,24 @@ class Received:
     body: bytes
 
 
+App = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""A program that listens on a port of a sandbox: serves one connection."""
+
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection, h11.Request], Awaitable[None]]
 
 
 @attrs.define(eq=False)
 class Daemon:
-    """One sandbox's HTTP server: answers 200 with its own id and what it was asked, unless `answer` says otherwise."""
+    """One sandbox's HTTP server: answers 200 with its own id and what it was asked, unless `answer` says otherwise.
+
+    `/connect` leads to one of `apps`, by its port.
+    """
 
     spec: SandboxSpec
     path: str
     requests: list[Received] = attrs.field(factory=list)
     answer: Answer | None = None
+    apps: dict[int, App] = attrs.field(factory=dict)
     lost: asyncio.Event = attrs.field(factory=asyncio.Event)
     """Set when a connection ends while `answer` runs or after it."""
     server: asyncio.Server | None = None
@@ -108,6 +117,9 @@ class Daemon:
         if self.answer is not None:
             await self.answer(reader, writer, connection, request)
             return
+        if request.target.startswith(b"/connect?"):
+            await self._connect(reader, writer, request)
+            return
         body = b""
         while isinstance(event := await next_event(connection, reader), h11.Data):
             body += event.data
@@ -119,6 +131,23 @@ class Daemon:
         if request.method != b"HEAD":
             writer.write(connection.send(h11.Data(data=answer)) or b"")
         await writer.drain()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: h11.Request) -> None:
+        """The raw connection to a port that a daemon gives to the server alone."""
+        headers = dict(request.headers)
+        assert headers[b"x-sandbox-secret"] == self.spec.secret.encode()
+        assert (headers[b"connection"], headers[b"upgrade"]) == (b"Upgrade", b"tcp")
+        query = dict(parse_qsl(request.target.partition(b"?")[2].decode()))
+        app = self.apps.get(int(query["port"]))
+        if app is None:
+            assert query["patience"] == "5"
+            detail = {"error": "ConnectionRefused", "message": f"nothing listens on port {query['port']}"}
+            body = json.dumps({"detail": detail}).encode()
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+            return
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n")
+        await app(reader, writer)
 
 
 async def next_event(connection: h11.Connection, reader: asyncio.StreamReader) -> object:
@@ -142,6 +171,8 @@ class FakeRuntime:
         self.gate.set()
         self.on_exit: ExitCallback = lambda id, reason: None
         self.unavailable: Unavailable | None = None
+        self.real: DaemonAddress | None = None
+        """A daemon that is a process of its own, which is then that of every sandbox that starts."""
         self.closed: bool | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="fake-")
 
@@ -173,6 +204,8 @@ class FakeRuntime:
         if self.fail is not None:
             raise self.fail
         daemon = self.daemons[id]
+        if self.real is not None:
+            return self.real
         await daemon.listen()
         return DaemonAddress(path=daemon.path, secret=daemon.spec.secret)
 

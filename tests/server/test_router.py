@@ -472,6 +472,8 @@ async def test_one_connection_too_many_is_503() -> None:
         ({"host": "evil.example"}, 403),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "none"}, 200),
     ],
 )
 async def test_without_keys_only_this_machine_is_served(headers: dict[str, str], status: int) -> None:

@@ -53,6 +53,11 @@ async def test_a_public_url_is_an_origin(runtime: FakeRuntime, tmp_path: Path, u
     assert "not an origin" in str(await refused(runtime, state_dir=tmp_path, public_url=url))
 
 
+@pytest.mark.parametrize("domain", ["", "a b", "https://x", "x/", "a..b", "*.x", "x:"])
+async def test_a_service_domain_is_a_domain(runtime: FakeRuntime, tmp_path: Path, domain: str) -> None:
+    assert "not a domain" in str(await refused(runtime, state_dir=tmp_path, service_domain=domain))
+
+
 async def test_what_would_be_forgotten_is_not_kept(runtime: FakeRuntime, tmp_path: Path) -> None:
     assert "--no-ephemeral" in (await refused(runtime, state_dir=tmp_path, ephemeral=False)).hint
 

@@ -38,17 +38,23 @@ class Gate:
         key = _presented(head)
         if key is None:
             raise ApiError(401, "Unauthorized", "send an API key in the header X-Api-Key")
+        if not self.knows(key):
+            raise ApiError(401, "Unauthorized", "this API key is not one of the server's")
+
+    def knows(self, key: bytes) -> bool:
+        """Whether this is one of the keys."""
         digest = _digest(key)
         matches = [hmac.compare_digest(digest, known) for known in self._digests]  # All of them: no early exit.
-        if not any(matches):
-            raise ApiError(401, "Unauthorized", "this API key is not one of the server's")
+        return any(matches)
 
     def _check_local(self, head: Head) -> None:
         host = head.header(b"host") or b""
         origin = head.header(b"origin")
         if not LOOPBACK_HOST.fullmatch(host):
             raise ApiError(403, "Forbidden", "a server without API keys answers only to localhost")
-        if origin is not None and origin.partition(b"://")[2] != host:
+        site = head.header(b"sec-fetch-site")
+        elsewhere = site not in (None, b"same-origin", b"none")  # Said of requests that bear no origin, too.
+        if elsewhere or (origin is not None and origin.partition(b"://")[2] != host):
             raise ApiError(403, "Forbidden", "a server without API keys does not answer pages of another origin")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,10 @@ __all__ = ["RESPONSE_HEADERS", "DataPlanePolicy", "FindDaemon", "connect_port", 
 
 FindDaemon = Callable[[str], "Coroutine[Any, Any, tuple[str, DaemonAddress]]"]
 """From a sandbox's name or id to its id and its daemon, which runs; raises ApiError."""
+
+KIND: Final = re.compile(r"[A-Za-z]{1,64}")
+MAX_MESSAGE: Final = 1024
+"""Characters of a daemon's error message that are passed on."""
 
 REQUEST_HEADERS: Final = frozenset(
     (
@@ -159,7 +164,8 @@ def _refusal(body: bytes) -> tuple[str, str]:
     """The kind and the message of a daemon's error, which is not trusted to be one."""
     try:
         detail = json.loads(body)["detail"]
-        return str(detail["error"])[:64], str(detail["message"])[:1024]
+        kind, message = str(detail["error"]), str(detail["message"])[:MAX_MESSAGE]
+        return kind if KIND.fullmatch(kind) else "ConnectionError", "".join(filter(str.isprintable, message))
     except (ValueError, LookupError, TypeError):
         return "ConnectionError", "the sandbox refused the connection to its port"
 

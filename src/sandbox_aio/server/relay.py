@@ -21,6 +21,9 @@ __all__ = ["WEBSOCKET", "Policy", "Relay"]
 
 WEBSOCKET = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 
+MAX_REASON = 256
+"""Characters of h11's complaint, which quotes the peer, that are passed on."""
+
 OnSpliceGone = Callable[[Splice], None]
 
 
@@ -116,7 +119,9 @@ class Relay:
         try:
             response = await self._answer_head()
         except h11.ProtocolError as error:
-            raise ApiError(502, "ConnectionError", f"{policy.peer} did not answer: {error}") from error
+            raise ApiError(
+                502, "ConnectionError", f"{policy.peer} did not answer: {str(error)[:MAX_REASON]}"
+            ) from error
         if isinstance(response, h11.InformationalResponse):
             return self._splice(response)
         if not isinstance(response, h11.Response):

@@ -9,12 +9,18 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final, Literal
 
+import attrs
+
 from .asgi import Application, serve_asgi
 from .connection import PublicConnection
+from .downloads import Downloads
 from .errors import ApiError
 from .forward import FindDaemon, forward
-from .limits import CLOSE_GRACE, MAX_CONNECTIONS
-from .routing import ControlPlane, DataPlane, Health, route
+from .hosts import ServiceHosts
+from .limits import CLOSE_GRACE, MAX_CONNECTIONS, MAX_SERVICE_EXCHANGES
+from .routing import ControlPlane, DataPlane, Download, Health, KeySet, Service, route
+from .service_proxy import ServiceProxy
+from .service_tokens import ServiceAuthority
 from .streams import Stream
 
 if TYPE_CHECKING:
@@ -24,9 +30,10 @@ if TYPE_CHECKING:
 
     from .auth import Gate
     from .exchange import Exchange
+    from .hosts import ServiceTarget
     from .splice import Splice
 
-__all__ = ["Router"]
+__all__ = ["Router", "Services"]
 
 logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
@@ -39,15 +46,26 @@ BACKLOG: Final = 4096
 OVERLOADED: Final = ApiError(503, "ServiceUnavailable", "the server has too many connections", retry_after=1)
 
 
+@attrs.frozen(kw_only=True)
+class Services:
+    """What serves the programs in sandboxes and their files, to whoever has a token."""
+
+    authority: ServiceAuthority
+    hosts: ServiceHosts
+    proxy: ServiceProxy
+    downloads: Downloads
+
+
 class Router:
     """Every public connection of a server, and every splice that one of them became.
 
-    Requests for a sandbox go to its daemon, the rest to the ASGI `app`. `app` and `find_daemon` may be set until the
-    first request comes.
+    The host of a service serves that alone. Elsewhere, requests for a sandbox go to its daemon, the rest to the ASGI
+    `app`. `app`, `find_daemon` and `services` may be set until the first request comes.
     """
 
     app: Application
     find_daemon: FindDaemon
+    services: Services | None = None
 
     def __init__(self, gate: Gate, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self._gate = gate
@@ -56,6 +74,8 @@ class Router:
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], PublicConnection] = {}
         self._splices: dict[str, set[Splice]] = {}
+        self._exchanges: dict[str, dict[asyncio.Task[None], Exchange]] = {}
+        """By the sandbox's id, what its services are answering, and the tasks that wait for it."""
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,7 +118,13 @@ class Router:
                 await asyncio.wait(self._connections)
 
     async def detach(self, id: str, why: Literal["stopped", "deleted"]) -> None:
-        """Close the websockets of a sandbox before it goes. A command that ends with it ends in an `error` frame."""
+        """Close the websockets of a sandbox before it goes. A command that ends with it ends in an `error` frame.
+
+        An answer of a service that is under way is broken off: else it could end as if it were whole.
+        """
+        for task, exchange in self._exchanges.get(id, {}).items():
+            if exchange.answered:
+                task.cancel()
         splices = list(self._splices.get(id, ()))
         for splice in splices:
             if splice.carries_command:
@@ -139,6 +165,10 @@ class Router:
 
     async def _handle(self, exchange: Exchange) -> None:
         head = exchange.head
+        services = self.services
+        if services is not None and (target := services.hosts.find(head.host)) is not None:
+            await self._serve(exchange, services.proxy, target, None)
+            return
         match route(head.path):
             case Health():
                 await exchange.respond(200, [(b"content-type", b"text/plain"), (b"content-length", b"3")], b"ok\n")
@@ -149,6 +179,20 @@ class Router:
                 self._gate.check(head)
                 id, address = await self.find_daemon(reference)
                 await self._forward(exchange, id, address, path)
+            case Service(target, path) if services is not None:
+                if not path:
+                    location = head.path + b"/" + (b"?" + head.query if head.query else b"")
+                    await exchange.respond(308, [(b"location", location), (b"content-length", b"0")])
+                    return
+                await self._serve(exchange, services.proxy, target, path)
+            case Download(token) if services is not None:
+                await services.downloads.serve(exchange, token)
+            case KeySet() if services is not None:
+                body = json.dumps(services.authority.jwks()).encode()
+                headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+                await exchange.respond(200, [*headers, (b"cache-control", b"max-age=60")], body)
+            case _:
+                raise ApiError(404, "NotFound", "this server offers no services")
 
     async def _forward(self, exchange: Exchange, id: str, address: DaemonAddress, path: bytes) -> None:
         query = exchange.head.query
@@ -156,6 +200,30 @@ class Router:
         splice = await forward(exchange, address, target, on_splice_gone=functools.partial(self._splice_gone, id))
         if splice is not None:
             splice.carries_command = path == b"/execute/ws"
+            self._keep(id, splice)
+
+    async def _serve(self, exchange: Exchange, proxy: ServiceProxy, target: ServiceTarget, path: bytes | None) -> None:
+        """Have a program in a sandbox answer, on its own host (no path) or below `/svc`."""
+        id = target.sandbox_id
+        if len(self._exchanges.get(id, ())) + len(self._splices.get(id, ())) >= MAX_SERVICE_EXCHANGES:
+            raise ApiError(
+                503, "ServiceUnavailable", "the sandbox's services are asked too much at once", retry_after=1
+            )
+        task = asyncio.current_task()
+        assert task is not None
+        under_way = self._exchanges.setdefault(id, {})
+        under_way[task] = exchange
+        gone = functools.partial(self._splice_gone, id)
+        try:
+            if path is None:
+                splice = await proxy.serve_host(exchange, target, gone)
+            else:
+                splice = await proxy.serve_path(exchange, target, path, gone)
+        finally:
+            del under_way[task]
+            if not under_way:
+                del self._exchanges[id]
+        if splice is not None:
             self._keep(id, splice)
 
     def _keep(self, id: str, splice: Splice) -> None:

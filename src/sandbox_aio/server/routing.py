@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 import attrs
 
-__all__ = ["BASES", "ControlPlane", "DataPlane", "Health", "Route", "route"]
+from .hosts import ServiceTarget
+
+__all__ = ["BASES", "ControlPlane", "DataPlane", "Download", "Health", "KeySet", "Route", "Service", "route"]
 
 BASES: Final = (b"/api/v2/sandboxes", b"/v2/sandboxes")
 
@@ -49,7 +51,27 @@ class DataPlane:
     path: bytes
 
 
-Route = Health | ControlPlane | DataPlane
+@attrs.frozen
+class Service:
+    """A path for a program in a sandbox, in the path form; b"" for the path that only lacks its last slash."""
+
+    target: ServiceTarget
+    path: bytes
+
+
+@attrs.frozen
+class Download:
+    """A download link."""
+
+    token: str
+
+
+@attrs.frozen
+class KeySet:
+    """The public keys that service tokens are checked with."""
+
+
+Route = Health | ControlPlane | DataPlane | Service | Download | KeySet
 
 
 def route(path: bytes) -> Route:
@@ -63,4 +85,11 @@ def route(path: bytes) -> Route:
             if reference not in COLLECTIONS and slash + rest in DAEMON_PATHS:
                 return DataPlane(reference, slash + rest)
             return ControlPlane(base)
-    return ControlPlane(b"")
+    if path.startswith(b"/svc/"):
+        sandbox_id, _, rest = path[5:].partition(b"/")
+        port, slash, rest = rest.partition(b"/")
+        target = ServiceTarget.of(sandbox_id.decode("latin-1"), port.decode("latin-1"))
+        return ControlPlane(b"") if target is None else Service(target, slash + rest)
+    if path.startswith(b"/dl/"):
+        return Download(path[4:].decode("latin-1"))
+    return KeySet() if path == b"/.well-known/jwks.json" else ControlPlane(b"")

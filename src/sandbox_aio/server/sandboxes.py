@@ -68,6 +68,10 @@ class SandboxRegistry:
             raise ApiError(404, "SandboxNotFound", f"there is no sandbox {reference!r}")
         return sandbox
 
+    def knows(self, reference: str) -> bool:
+        """Whether there is such a sandbox."""
+        return self._store.find(reference) is not None
+
     def list(self) -> list[Sandbox]:
         """All sandboxes, in no order."""
         return list(self._store)

@@ -19,9 +19,13 @@ from sandbox_aio.runtimes.base import Capabilities, DaemonAddress, Runtime, Runt
 
 from .app import ControlPlane
 from .auth import Gate
+from .downloads import Downloads
+from .hosts import ServiceHosts
 from .limits import MAX_CONNECTIONS
-from .router import Router
+from .router import Router, Services
 from .sandboxes import SandboxRegistry
+from .service_access import ServiceAccess
+from .service_proxy import ServiceProxy
 from .service_tokens import ServiceAuthority
 from .services import ServiceLinks
 
@@ -92,12 +96,29 @@ class Server:
     def __init__(self, config: ServerConfig, runtime: Runtime) -> None:
         self._config = config
         self._runtime = runtime
-        self.router: Router = Router(Gate(config.api_keys), max_connections=_affordable_connections())
+        gate = Gate(config.api_keys)
+        self.router: Router = Router(gate, max_connections=_affordable_connections())
         self.authority: ServiceAuthority = ServiceAuthority(config.state_dir)
         self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self._detach)
         links = ServiceLinks(registry=self.registry, authority=self.authority, domain=config.service_domain)
         self.router.app = ControlPlane(self.registry, runtime, links, public_url=config.public_url).app
         self.router.find_daemon = self._find_daemon
+        self.router.services = self._services(gate)
+
+    def _services(self, gate: Gate) -> Services:
+        config = self._config
+        proxy = ServiceProxy(
+            access=ServiceAccess(self.authority, config.service_domain, self.registry.knows),
+            find_daemon=self._find_daemon,
+            is_own_key=gate.knows,
+            https=(config.public_url or "").startswith("https:"),
+        )
+        return Services(
+            authority=self.authority,
+            hosts=ServiceHosts(config.service_domain),
+            proxy=proxy,
+            downloads=Downloads(authority=self.authority, find_daemon=self._find_daemon),
+        )
 
     async def open(self) -> Ready:
         """Start the runtime and listen. Raises ServeError, and leaves nothing behind then."""
