@@ -68,7 +68,7 @@ class SeenRequest:
         head, empty_line, rest = data.partition(b"\r\n\r\n")
         assert empty_line, data
         first, *lines = head.split(b"\r\n")
-        line = re.fullmatch(rb"([A-Z]+) (/[\x21-\x7e]*) HTTP/1\.1", first)
+        line = re.fullmatch(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[\x21-\x7e]*) HTTP/1\.1", first)
         assert line is not None, first
         headers = [_field(field) for field in lines]
         names = [name for name, _ in headers]
