@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sandbox_aio.errors import LocalProtocolError
 from sandbox_aio.protocol.tunnel import (
@@ -18,7 +20,7 @@ from sandbox_aio.protocol.tunnel import (
 )
 from sandbox_aio.protocol.tunnel_preamble import TunnelStatus, TunnelTarget
 from sandbox_aio.protocol.websocket import WebSocket, WebSocketLimits
-from sandbox_aio.protocol.yamux import HEADER, Yamux
+from sandbox_aio.protocol.yamux import HEADER
 from sandbox_aio.protocol.yamux_events import (
     StreamData,
     StreamEnded,
@@ -94,9 +96,8 @@ def test_a_stream_says_where_it_leads_and_hears_that_it_is_connected() -> None:
 
 
 def test_the_first_bytes_may_come_with_the_status_or_with_the_preamble() -> None:
-    client, session = ClientTunnel(open_client(), LIMITS), Yamux(client=False)
+    client = ClientTunnel(open_client(), LIMITS)
     stream_id = client.open_stream(PORT, 0.0)
-    session.receive_bytes(b"".join(piece[6:] if piece[:1] == b"\x82" else b"" for piece in [b""]), 0.0)
     client.receive_bytes(frame(BINARY, HEADER.pack(0, 0, 0, stream_id, 3) + b"\0ab"), 0.0)
     assert client.events() == [StreamConnected(stream_id), StreamData(stream_id, memoryview(b"ab"))]
     client.consume(stream_id, 2)
@@ -290,3 +291,69 @@ def test_a_message_over_the_limit_is_refused_by_the_websocket() -> None:
 
 def test_nothing_is_due_before_anything_was_heard() -> None:
     assert ClientTunnel(open_client(), LIMITS).deadline() is None
+
+
+SYN, FIN, RST = 1, 4, 8
+
+
+def stream_frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    return HEADER.pack(0, kind, flags, stream_id, len(payload) if kind == 0 else 0) + payload
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        stream_frame(1, SYN, 1),
+        stream_frame(0, SYN, 1, b"\1\0"),
+        stream_frame(0, SYN, 1, b"\1\0") + stream_frame(1, FIN, 1),
+        stream_frame(0, SYN, 1, b"\x09\0\x50"),
+    ],
+)
+@pytest.mark.parametrize("end", [stream_frame(1, RST, 1), HEADER.pack(1, 0, 0, 0, 0)])
+def test_what_is_broken_off_as_it_begins_is_never_dialled(opening: bytes, end: bytes) -> None:
+    daemon = DaemonTunnel(open_server(), LIMITS)
+    daemon.receive_bytes(frame(BINARY, opening + end, masked=True), 0.0)
+    assert not [event for event in daemon.events() if not isinstance(event, StreamReset | TunnelClosed)]
+    assert daemon.stream_ids == []
+
+
+def test_a_server_that_opens_a_stream_and_breaks_it_off_is_not_listened_to() -> None:
+    client = ClientTunnel(open_client(), LIMITS)
+    client.receive_bytes(frame(BINARY, stream_frame(0, SYN, 2, b"x") + stream_frame(1, RST, 2)), 0.0)
+    assert client.events() == []
+
+
+@pytest.mark.parametrize("flag", [FIN, RST])
+def test_a_refusal_is_said_once_however_the_stream_ends(flag: int) -> None:
+    client = ClientTunnel(open_client(), LIMITS)
+    stream_id = client.open_stream(PORT, 0.0)
+    refusal = stream_frame(0, 0, stream_id, b"\2more") + stream_frame(1, flag, stream_id)
+    client.receive_bytes(frame(BINARY, refusal), 0.0)
+    assert client.events() == [StreamRefused(stream_id, 2)]
+    assert client.stream_ids == []
+
+
+FRAMES = st.one_of(
+    st.binary(max_size=30),
+    st.builds(
+        stream_frame,
+        st.integers(0, 3),
+        st.sampled_from([0, 0, SYN, 2, FIN, RST, SYN | FIN, SYN | RST, SYN | 2]),
+        st.integers(0, 6),
+        st.sampled_from([b"", b"\0", b"\1\0\x50", b"\1\0", b"\x50", b"\2\0\2/x", b"\x09", b"\2"]),
+    ),
+)
+
+
+@given(batches=st.lists(st.lists(FRAMES, max_size=8), max_size=8))
+def test_whatever_a_peer_sends_neither_end_raises(batches: list[list[bytes]]) -> None:
+    daemon, client = DaemonTunnel(open_server(), LIMITS), ClientTunnel(open_client(), LIMITS)
+    for batch in batches:
+        if client.open:
+            client.open_stream(PORT, 0.0)
+        daemon.receive_bytes(frame(BINARY, b"".join(batch), masked=True), 0.0)
+        client.receive_bytes(frame(BINARY, b"".join(batch)), 0.0)
+        for end in (daemon, client):
+            events = end.events()
+            assert not [event for event in events[:-1] if isinstance(event, TunnelClosed)]
+            end.bytes_to_send()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_aio.errors import LocalProtocolError
-from sandbox_aio.protocol.yamux import GO_AWAY_PROTOCOL_ERROR, HEADER, Yamux
+from sandbox_aio.protocol.yamux import GO_AWAY_PROTOCOL_ERROR, HEADER, MAX_SKIPPED_IDS, Yamux
 from sandbox_aio.protocol.yamux_events import (
     INITIAL_WINDOW,
     PeerLeaving,
@@ -98,6 +98,28 @@ def test_an_acknowledgement_is_told() -> None:
     session.open_stream()
     session.receive_bytes(packet(WINDOW, ACK, 1, 0), 0.0)
     assert told(session) == [StreamAccepted(1)]
+
+
+def test_an_acknowledgement_comes_once_or_not_at_all() -> None:
+    session = client()
+    session.open_stream()
+    session.receive_bytes(data_frame(1, b"x") + packet(WINDOW, ACK, 1, 0) * 2, 0.0)
+    ended = told(session)[-1]
+    assert isinstance(ended, SessionEnded)
+    assert ended.violation
+
+
+def test_the_peer_may_open_streams_in_another_order_within_bounds() -> None:
+    session = server()
+    session.receive_bytes(packet(WINDOW, SYN, 5, 0) + packet(WINDOW, SYN, 1, 0) + packet(WINDOW, SYN, 3, 0), 0.0)
+    assert told(session) == [StreamOpened(5), StreamOpened(1), StreamOpened(3)]
+    far = 7 + 2 * MAX_SKIPPED_IDS
+    session.receive_bytes(packet(WINDOW, SYN, far + 2, 0) + packet(WINDOW, SYN, far - 2, 0), 0.0)
+    assert told(session) == [StreamOpened(far + 2), StreamOpened(far - 2)]
+    session.receive_bytes(packet(WINDOW, SYN, far, 0), 0.0)  # one more than are remembered
+    ended = told(session)[-1]
+    assert isinstance(ended, SessionEnded)
+    assert ended.violation
 
 
 def test_only_a_stream_of_the_peer_is_accepted_and_only_once() -> None:
@@ -197,21 +219,33 @@ def test_credit_is_granted_for_what_was_consumed_in_halves_of_the_window() -> No
         session.consume(1, INITIAL_WINDOW + 1)
 
 
+def pour(session: Yamux, size: int, now: float) -> list[tuple[int, int, int, int]]:
+    """Let bytes arrive on stream 1 and be consumed at once; return what the session sends then."""
+    session.receive_bytes(data_frame(1, bytes(size)), now)
+    session.consume(1, size)
+    return sent(session)
+
+
 def test_a_window_grows_while_its_consumer_keeps_up_and_not_otherwise() -> None:
     session = server(max_window=MIB)
     opened_by_peer(session)
-    session.receive_bytes(data_frame(1, bytes(INITIAL_WINDOW // 2)), 10.0)
-    session.consume(1, INITIAL_WINDOW // 2)
-    assert sent(session) == [(WINDOW, 0, 1, INITIAL_WINDOW // 2)]  # ten seconds for half a window: no hurry
-    session.receive_bytes(data_frame(1, bytes(INITIAL_WINDOW // 2)), 10.01)
-    session.consume(1, INITIAL_WINDOW // 2)
-    assert sent(session) == [(WINDOW, 0, 1, INITIAL_WINDOW // 2 + INITIAL_WINDOW)]
-    session.receive_bytes(data_frame(1, bytes(INITIAL_WINDOW)), 10.02)
-    session.consume(1, INITIAL_WINDOW)
-    assert sent(session) == [(WINDOW, 0, 1, INITIAL_WINDOW + 2 * INITIAL_WINDOW)]
-    session.receive_bytes(data_frame(1, bytes(MIB)), 10.03)
-    session.consume(1, MIB)
-    assert sent(session) == [(WINDOW, 0, 1, MIB)]  # as large as it may be
+    half = INITIAL_WINDOW // 2
+    assert [pour(session, half, now) for now in (10.0, 10.15, 10.3)] == [[(WINDOW, 0, 1, half)]] * 3  # no hurry
+    assert [pour(session, half, now) for now in (10.31, 10.32)] == [[(WINDOW, 0, 1, half)]] * 2
+    assert pour(session, half, 10.33) == [(WINDOW, 0, 1, half + INITIAL_WINDOW)]
+    assert pour(session, 2 * INITIAL_WINDOW, 10.34) == [(WINDOW, 0, 1, 2 * INITIAL_WINDOW)]
+    assert pour(session, INITIAL_WINDOW, 10.35) == [(WINDOW, 0, 1, INITIAL_WINDOW + 2 * INITIAL_WINDOW)]
+    assert [pour(session, MIB, now) for now in (10.36, 10.37)] == [[(WINDOW, 0, 1, MIB)]] * 2  # as large as it may be
+
+
+def test_a_slow_consumer_gets_no_larger_window_however_fast_the_bytes_come() -> None:
+    session = server()
+    opened_by_peer(session)
+    session.receive_bytes(data_frame(1, bytes(INITIAL_WINDOW)), 10.0)
+    for now in (20.0, 30.0, 40.0):
+        session.consume(1, INITIAL_WINDOW // 2)
+        assert sent(session) == [(WINDOW, 0, 1, INITIAL_WINDOW // 2)]
+        session.receive_bytes(data_frame(1, bytes(INITIAL_WINDOW // 2)), now)
 
 
 def test_a_measured_round_trip_says_what_keeping_up_means() -> None:
@@ -220,9 +254,8 @@ def test_a_measured_round_trip_says_what_keeping_up_means() -> None:
     session.ping(0.0)
     session.receive_bytes(packet(PING, ACK, 0, 1), 1.0)
     session.bytes_to_send()
-    session.receive_bytes(data_frame(1, bytes(INITIAL_WINDOW)), 3.9)
-    session.consume(1, INITIAL_WINDOW)
-    assert sent(session) == [(WINDOW, 0, 1, 2 * INITIAL_WINDOW)]
+    assert pour(session, INITIAL_WINDOW, 5.5) == [(WINDOW, 0, 1, INITIAL_WINDOW)]
+    assert pour(session, INITIAL_WINDOW, 9.4) == [(WINDOW, 0, 1, 2 * INITIAL_WINDOW)]
 
 
 def test_all_windows_together_are_bounded_and_an_ended_stream_gives_its_share_back() -> None:
@@ -400,6 +433,22 @@ def test_a_peer_that_gives_up_ends_the_session() -> None:
     assert told(session) == [StreamReset(1), SessionEnded(reason="the peer gave up: go-away with code 2")]
 
 
+def test_nothing_behind_the_end_is_read() -> None:
+    session = server()
+    session.receive_bytes(packet(GO_AWAY, 0, 0, 2) + packet(DATA, 0, 1, 0, version=1) + packet(PING, SYN, 0, 1), 0.0)
+    assert told(session) == [SessionEnded(reason="the peer gave up: go-away with code 2")]
+    assert session.bytes_to_send() == []
+
+
+def test_credit_for_a_stream_that_we_have_ended_is_no_news() -> None:
+    session = client()
+    session.open_stream()
+    session.send_data(1, bytes(INITIAL_WINDOW))
+    session.end_stream(1)
+    session.receive_bytes(packet(WINDOW, 0, 1, 5), 0.0)
+    assert told(session) == []
+
+
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
@@ -410,7 +459,14 @@ def test_a_peer_that_gives_up_ends_the_session() -> None:
         (packet(GO_AWAY, 0, 1, 0), "names stream 1"),
         (packet(DATA, 0, 0, 0), "names stream 0"),
         (packet(WINDOW, SYN, 2, 0), "for us to use"),
-        (packet(WINDOW, SYN, 1, 0), "after stream 1"),
+        (packet(WINDOW, SYN, 1, 0), "stream 1 a second time"),
+        (packet(WINDOW, SYN, 5, 0) + packet(WINDOW, 0, 3, 0), "never opened"),
+        (packet(WINDOW, SYN, 5, 0) + packet(WINDOW, SYN, 3, 0) * 2, "stream 3 a second time"),
+        (packet(WINDOW, ACK, 1, 0), "acknowledged"),
+        (packet(WINDOW, SYN | ACK, 3, 0), "acknowledged"),
+        (packet(PING, SYN | ACK, 0, 0), "ping has the flags 0x3"),
+        (packet(PING, 0, 0, 0), "ping has the flags 0x0"),
+        (packet(GO_AWAY, RST, 0, 0), "go-away has the flags 0x8"),
         (packet(WINDOW, 0, 3, 0), "never opened"),
         (packet(WINDOW, 0, 2, 0), "never opened"),
         (packet(DATA, 0, 1, INITIAL_WINDOW + 1), "where 262144 were allowed"),

@@ -235,7 +235,7 @@ class ClientTunnel(_Tunnel):
         self._asking: set[int] = set()
         """Streams whose status has not come yet."""
         self._refused: set[int] = set()
-        """Streams that are over by a refusal, while what the session says of them is being read."""
+        """Streams that are over for us, while what the session still says of them is being read."""
 
     def open_stream(self, target: TunnelTarget, now: float) -> int:
         """Open a stream that leads to `target`. Data may follow at once; it is lost if the target refuses.
@@ -262,8 +262,10 @@ class ClientTunnel(_Tunnel):
 
     def _receive_event(self, event: YamuxEvent) -> None:
         if isinstance(event, StreamOpened):
-            self._session.reset_stream(event.stream_id)  # a server has no business opening streams
-        elif isinstance(event, StreamData | StreamEnded) and event.stream_id in self._refused:
+            if self._session.has_stream(event.stream_id):  # a server has no business opening streams
+                self._session.reset_stream(event.stream_id)
+            self._refused.add(event.stream_id)
+        elif isinstance(event, StreamData | StreamEnded | StreamReset) and event.stream_id in self._refused:
             pass
         elif isinstance(event, StreamData) and event.stream_id in self._asking:
             self._asking.discard(event.stream_id)
@@ -287,7 +289,7 @@ class ClientTunnel(_Tunnel):
     def _refuse(self, stream_id: int, status: int | None) -> None:
         if self._session.has_stream(stream_id):
             self._session.reset_stream(stream_id)
-            self._refused.add(stream_id)
+        self._refused.add(stream_id)
         self._events.append(StreamRefused(stream_id, status))
 
     def _forget(self, stream_id: int) -> None:
@@ -328,13 +330,17 @@ class DaemonTunnel(_Tunnel):
             self._websocket.send_binary(batch[0] if len(batch) == 1 else b"".join(batch))
 
     def _receive_event(self, event: YamuxEvent) -> None:
+        # Whatever is read here may be over already, by a reset that came with it.
         if isinstance(event, StreamOpened):
-            self._session.accept_stream(event.stream_id)
+            if self._session.has_stream(event.stream_id):
+                self._session.accept_stream(event.stream_id)
             self._preambles[event.stream_id] = PreambleParser()
         elif isinstance(event, StreamData) and event.stream_id in self._preambles:
             self._read_preamble(event)
         elif isinstance(event, StreamEnded) and event.stream_id in self._preambles:
-            self.reset_stream(event.stream_id)
+            if self._session.has_stream(event.stream_id):
+                self._session.reset_stream(event.stream_id)
+                self._forget(event.stream_id)
         elif isinstance(event, StreamReset) and event.stream_id in self._preambles:
             self._forget(event.stream_id)
         elif not isinstance(event, PeerLeaving):
@@ -349,7 +355,8 @@ class DaemonTunnel(_Tunnel):
             return
         self._forget(stream_id)
         if isinstance(target, TunnelStatus):
-            self.answer(stream_id, target)
+            if self._session.has_stream(stream_id):
+                self.answer(stream_id, target)
             return
         self._events.append(DialRequested(stream_id, target))
         if rest:

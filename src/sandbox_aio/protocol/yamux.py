@@ -59,6 +59,10 @@ _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 _ALL_FLAGS: Final = _SYN | _ACK | _FIN | _RST
 _GUESSED_ROUND_TRIP: Final = 0.05
 """Seconds that a round trip is thought to take before one was measured."""
+_HURRY: Final = 4
+"""Round trips within which one and a half windows must have come for the window to grow."""
+MAX_SKIPPED_IDS: Final = 256
+"""Ids that the peer has passed over and may still use. One that opens streams from several threads sends them so."""
 
 
 class _ViolationError(Exception):
@@ -77,8 +81,15 @@ class _Stream:
     unconsumed: int = 0
     credit: int = 0
     """What was consumed and not granted anew yet."""
-    granted_at: float = 0.0
+    arrived: int = 0
+    """What has come since `counted_from`."""
+    counted_from: float = 0.0
+    arrived_at: float = 0.0
+    keen: bool = False
+    """Whether it comes, and is consumed, as fast as the window allows."""
     accepted: bool = True
+    awaits_ack: bool = False
+    """Whether we opened it, and the peer has not acknowledged it."""
 
 
 class Yamux:
@@ -92,6 +103,7 @@ class Yamux:
         self._streams: dict[int, _Stream] = {}
         self._next_id = 1 if client else 2
         self._last_peer_id = 0 if client else -1
+        self._skipped: set[int] = set()
         self._unaccepted = 0
         self._grown = 0
         self._out: list[bytes] = []
@@ -143,7 +155,7 @@ class Yamux:
             raise LocalProtocolError(f"there are {self._limits.max_streams} streams already; end one first")
         if self._next_id > _HIGHEST:
             raise LocalProtocolError("the session has no more stream ids; begin another one")
-        stream = self._streams[self._next_id] = _Stream(self._next_id, INITIAL_WINDOW)
+        stream = self._streams[self._next_id] = _Stream(self._next_id, INITIAL_WINDOW, awaits_ack=True)
         self._next_id += 2
         self._send(_WINDOW_UPDATE, _SYN, stream.id, self._enlarge(stream, self._limits.window))
         return stream.id
@@ -290,7 +302,7 @@ class Yamux:
 
     def _read(self, data: memoryview) -> None:
         position, total = 0, len(data)
-        while position < total:
+        while position < total and not self.finished:
             if self._remaining:
                 taken = min(self._remaining, total - position)
                 self._take(data[position : position + taken])
@@ -324,6 +336,9 @@ class Yamux:
             raise _ViolationError("a frame of a stream names stream 0")
         stream = self._open_by_peer(stream_id) if flags & _SYN else self._find(stream_id)
         if stream is not None and flags & _ACK:
+            if not stream.awaits_ack:
+                raise _ViolationError(f"stream {stream_id} was acknowledged, and that was not to be")
+            stream.awaits_ack = False
             self._events.append(StreamAccepted(stream_id))
         if kind == _DATA:
             self._begin_data(stream, flags, length)
@@ -332,6 +347,8 @@ class Yamux:
             self._read_end(stream, flags)
 
     def _read_session_frame(self, kind: int, flags: int, value: int) -> None:
+        if flags not in ((_SYN, _ACK) if kind == _PING else (0,)):
+            raise _ViolationError(f"a {'ping' if kind == _PING else 'go-away'} has the flags {flags:#x}")
         if kind == _GO_AWAY:
             if value != GO_AWAY_NORMAL:
                 self._end(YamuxSessionInput.END, SessionEnded(reason=f"the peer gave up: go-away with code {value}"))
@@ -348,9 +365,14 @@ class Yamux:
     def _open_by_peer(self, stream_id: int) -> _Stream | None:
         if stream_id % 2 == self._next_id % 2:
             raise _ViolationError(f"the peer opened stream {stream_id}, whose number is for us to use")
-        if stream_id <= self._last_peer_id:
-            raise _ViolationError(f"the peer opened stream {stream_id} after stream {self._last_peer_id}")
-        self._last_peer_id = stream_id
+        if stream_id > self._last_peer_id:
+            passed_over = range(self._last_peer_id + 2, stream_id, 2)
+            self._skipped.update(passed_over[: MAX_SKIPPED_IDS - len(self._skipped)])
+            self._last_peer_id = stream_id
+        elif stream_id in self._skipped:
+            self._skipped.remove(stream_id)
+        else:
+            raise _ViolationError(f"the peer opened stream {stream_id} a second time")
         full = len(self._streams) >= self._limits.max_streams or self._unaccepted >= self._limits.backlog
         if full or self.state is not YamuxSessionState.OPEN:
             self._send(_WINDOW_UPDATE, _RST, stream_id, 0)
@@ -365,7 +387,7 @@ class Yamux:
         stream = self._streams.get(stream_id)
         if stream is None:
             ours = stream_id % 2 == self._next_id % 2
-            if stream_id >= self._next_id if ours else stream_id > self._last_peer_id:
+            if stream_id >= self._next_id if ours else stream_id > self._last_peer_id or stream_id in self._skipped:
                 raise _ViolationError(f"a frame is for stream {stream_id}, which was never opened")
         return stream
 
@@ -378,6 +400,7 @@ class Yamux:
                 raise _ViolationError(f"stream {stream.id} got {length} bytes where {left} were allowed")
             stream.receive_window -= length
             stream.unconsumed += length
+            self._watch_pace(stream, length)
         if not length:
             if stream is not None:
                 self._read_end(stream, flags)
@@ -397,7 +420,7 @@ class Yamux:
     def _add_window(self, stream: _Stream, delta: int) -> None:
         if stream.send_window + delta > _HIGHEST:
             raise _ViolationError(f"stream {stream.id} got credit for more than {_HIGHEST} bytes")
-        if delta and not stream.send_window:
+        if delta and not stream.send_window and stream.state is not YamuxStreamState.HALF_LOCAL:
             self._events.append(StreamWritable(stream.id))
         stream.send_window += delta
 
@@ -413,15 +436,30 @@ class Yamux:
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
+    def _watch_pace(self, stream: _Stream, length: int) -> None:
+        """See whether a stream uses its window up in a few round trips, which it can only if all is consumed at once.
+
+        Half of one and a half windows was on its way only after as much had been consumed. So the times of arrival say
+        how fast the consumer is, too.
+        """
+        now = self._now
+        patience = _HURRY * (_GUESSED_ROUND_TRIP if self.round_trip is None else self.round_trip)
+        if now - stream.arrived_at > patience:  # it was idle
+            stream.arrived, stream.counted_from = 0, now
+        stream.arrived += length
+        stream.arrived_at = now
+        if stream.arrived * 2 >= stream.window * 3:
+            stream.keen = now - stream.counted_from <= patience
+            stream.arrived, stream.counted_from = 0, now
+
     def _grant(self, stream: _Stream) -> None:
-        """Give credit for what was consumed; more of it if that took no longer than a few round trips."""
-        round_trip = _GUESSED_ROUND_TRIP if self.round_trip is None else self.round_trip
+        """Give credit for what was consumed; more of it if the window holds the stream up."""
         delta = stream.credit
         stream.credit = 0
         stream.receive_window += delta
-        if self._now - stream.granted_at <= 4 * round_trip:
+        if stream.keen:
+            stream.keen = False
             delta += self._enlarge(stream, 2 * stream.window)
-        stream.granted_at = self._now
         self._send(_WINDOW_UPDATE, 0, stream.id, delta)
 
     def _enlarge(self, stream: _Stream, size: int) -> int:
