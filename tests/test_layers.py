@@ -55,7 +55,6 @@ MAX_FUNCTION_LINES = 50
 LONGER: dict[str, str] = {
     "src/sandbox_aio/client/sandbox.py": "a sandbox's whole public face: mostly signatures and docstrings",
     "src/sandbox_aio/client/client.py": "a client's whole public face: mostly signatures and docstrings",
-    "src/sandbox_aio/drivers/tunnel.py": "its tasks act on each other, so they are read together",
     "src/sandbox_aio/models.py": "data classes: mostly fields and what they mean",
     "src/sandbox_aio/protocol/command.py": "one state machine, to be read from top to bottom; a third of it is prose",
     "src/sandbox_aio/protocol/yamux.py": "one state machine, to be read from top to bottom",

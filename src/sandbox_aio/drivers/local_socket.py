@@ -1,4 +1,4 @@
-"""The local connections of a tunnel, and what is done with their sockets: each of these calls returns at once."""
+"""What a tunnel does with the sockets of local programs: each of these calls returns at once."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ import errno
 import socket
 import struct
 import threading
-from collections import deque
-from typing import TYPE_CHECKING, Final
-
-import anyio
+from typing import Final
 
 from ..errors import TunnelLocalPortError
 
-if TYPE_CHECKING:
-    from ..errors import TunnelError
-
-__all__ = ["LocalConnection", "break_off", "end", "listen", "try_read", "try_write"]
+__all__ = ["break_off", "end", "listen", "try_read", "try_write"]
 
 BACKLOG: Final = 4096
 """Connections that the system completes before they are accepted; the kernel lowers it to its own bound."""
@@ -62,8 +56,8 @@ def listen(port: int) -> socket.socket:
 def try_read(sock: socket.socket, limit: int) -> tuple[memoryview | None, bool]:
     """Read once.
 
-    Returns: what came, which is good until the next call, and whether there is probably more; None if nothing is there
-    now; empty at the end, the second then telling whether that was a reset.
+    Returns: what came, which is good until the next call, None if nothing is there now, empty at the end; and whether
+    that end was a reset.
     """
     size = min(limit, READ_BYTES)
     try:
@@ -72,7 +66,7 @@ def try_read(sock: socket.socket, limit: int) -> tuple[memoryview | None, bool]:
         return None, False
     except OSError:
         return _shared.buffer[:0], True
-    return _shared.buffer[:count], count == size
+    return _shared.buffer[:count], False
 
 
 def try_write(sock: socket.socket, data: bytes | memoryview) -> int:
@@ -96,30 +90,3 @@ def break_off(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the program has gone already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-
-
-class LocalConnection:
-    """A local connection and its stream. Without a socket it only asks whether the target accepts."""
-
-    __slots__ = ("changed", "draining", "ended", "error", "over", "queue", "scope", "socket", "status", "stream_id")
-
-    def __init__(self, sock: socket.socket | None) -> None:
-        self.socket = sock
-        self.stream_id = 0
-        self.status = False
-        """Whether the target has accepted."""
-        self.ended = False
-        """Whether the stream brings no more."""
-        self.over = False
-        """Whether the stream was broken off or refused."""
-        self.error: TunnelError | None = None
-        self.queue: deque[bytes] = deque()
-        """What the program has not taken yet, within the stream's window."""
-        self.draining = False
-        self.changed = anyio.Event()
-        self.scope = anyio.CancelScope()
-
-    def wake(self) -> None:
-        """Have whoever waits for a change look again."""
-        changed, self.changed = self.changed, anyio.Event()
-        changed.set()

@@ -1,36 +1,31 @@
-"""Runs one tunnel: local connections on one side, a `TunnelLink` and its connections on the other.
+"""Runs one tunnel: a `TunnelLink` and its connections on one side, `LocalSide` on the other.
 
-One task reads the tunnel's connection and hands what it brings to the local sockets. Each local connection has a task
-that reads it; another one only while its program is slower than the tunnel. Whoever has something to send sends what
-goes at once; a writer's task sends the rest. No bytes wait anywhere but within the windows of their stream.
+One task reads the tunnel's connection and hands what it brings to the local programs; another serves those. Whoever has
+something to send sends what goes at once, and a writer's task sends the rest: meanwhile no local program is read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
 import random
-import socket
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from ..errors import LocalProtocolError, SandboxClientError, SandboxConnectTimeoutError, TunnelError
 from ..models import TunnelStatistics
 from ..protocol.tunnel import StreamConnected, StreamRefused, TunnelClosed, TunnelOpened
 from ..protocol.tunnel_errors import error_of_loss, error_of_status
 from ..protocol.yamux_events import StreamData, StreamEnded, StreamReset, StreamWritable
-from .local_socket import LocalConnection, break_off, end, try_read, try_write
+from .local_side import LocalConnection, LocalSide
 from .scopes import single_error
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from ..protocol.tunnel import ClientTunnel
+    from ..protocol.tunnel import ClientTunnel, TunnelEvent
     from ..protocol.tunnel_link import TunnelLink
     from ..protocol.tunnel_preamble import TunnelTarget
     from .transport import Transport
@@ -39,10 +34,14 @@ __all__ = ["TunnelDriver"]
 
 OPEN_SECONDS: Final = 30.0
 """How long one connection may take to be made, upgrade included."""
-GOODBYE_SECONDS: Final = 1.0
-"""How long closing may wait for the server to take the last bytes."""
 
-_log = logging.getLogger("sandbox_aio.tunnel")
+
+class _Probe:
+    """A stream that only asks whether its target accepts."""
+
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.error: TunnelError | None = None
 
 
 class TunnelDriver:
@@ -53,7 +52,7 @@ class TunnelDriver:
         target: Where every stream leads.
         connect: Opens a transport, or raises a `SandboxClientError`. The driver bounds its time.
         listener: Listens on this machine; the driver closes it.
-        on_closed: Called once when the tunnel is closed.
+        on_closed: Called when the tunnel is closed, perhaps more than once.
     """
 
     def __init__(
@@ -67,21 +66,24 @@ class TunnelDriver:
         self._link = link
         self._target = target
         self._connect = connect
-        self._listener = listener
         self._on_closed = on_closed
+        self._local = LocalSide(listener, self)
+        self._streams: dict[int, LocalConnection | _Probe] = {}
+        self._waiting: list[LocalConnection] = []
+        """Local connections that came while there was no connection."""
         self._tunnel: ClientTunnel | None = None
         self._transport: Transport | None = None
-        self._locals: dict[int, LocalConnection] = {}
-        self._news = anyio.Event()
-        self._room = anyio.Event()
-        self._work = anyio.Event()
-        self._unsent = anyio.Event()
-        self._writing = False
+        self._group: TaskGroup | None = None
         self._scope = anyio.CancelScope()
         self._closed = anyio.Event()
-        self._group: TaskGroup | None = None
+        self._news = anyio.Event()
+        self._wanted = anyio.Event()
+        self._unsent = anyio.Event()
+        self._room = anyio.Event()
+        self._writing = False
+        self._refused = 0
         self._error: SandboxClientError | None = None
-        self._counts = {"open": 0, "total": 0, "refused": 0, "sent": 0, "received": 0}
+        """Why there is no connection."""
         self._last_error: SandboxClientError | None = None
 
     # --- the tunnel as a whole ---------------------------------------------------------------------------------------
@@ -99,16 +101,24 @@ class TunnelDriver:
                     group.start_soon(self._keep_connected)
                     await self._want_connection()
                     task_status.started()
-                    await self._accept()
+                    await self._local.serve()
         finally:
-            self._release()
+            self.close()
             self._closed.set()
 
     def close(self) -> None:
-        """Listen no more, say goodbye, and end every task; `wait_closed` waits for that."""
+        """Listen no more, say goodbye, and end every task; `wait_closed` waits for that. Closing again does nothing."""
+        self._local.close()
+        tunnel, transport = self._tunnel, self._transport
+        self._tunnel = self._transport = None
+        if tunnel is not None and transport is not None:
+            tunnel.close(anyio.current_time())
+            if not self._writing:
+                transport.send_now(b"".join(tunnel.bytes_to_send()))
+            transport.close()
         self._link.close()
-        self._release()
         self._scope.cancel()
+        self._on_closed(self)
 
     async def wait_closed(self) -> None:
         """Wait until no task of the tunnel is left."""
@@ -116,13 +126,12 @@ class TunnelDriver:
 
     def statistics(self) -> TunnelStatistics:
         """Count what has passed so far."""
-        counts = self._counts
         return TunnelStatistics(
-            open_connections=counts["open"],
-            total_connections=counts["total"],
-            refused_connections=counts["refused"],
-            bytes_sent=counts["sent"],
-            bytes_received=counts["received"],
+            open_connections=len(self._local.connections),
+            total_connections=self._local.total,
+            refused_connections=self._refused,
+            bytes_sent=self._local.bytes_sent,
+            bytes_received=self._local.bytes_received,
             reconnects=self._link.reconnects,
             last_error=self._last_error,
         )
@@ -134,33 +143,17 @@ class TunnelDriver:
             TunnelError: it does not; the subclass says why.
             SandboxClientError: the tunnel's connection is lost and could not be made anew.
         """
-        local = LocalConnection(None)
-        await self._open(local)
+        await self._want_connection()
+        probe = _Probe()
+        stream_id = self._open_stream(probe)
+        self.flush()
         try:
-            while not (local.status or local.over):
-                await local.changed.wait()
+            await probe.answered.wait()
         finally:
-            self._drop(local)
-        if local.error is not None:
-            raise local.error
-
-    def _release(self) -> None:
-        """Let go of everything that does not take waiting."""
-        if self._listener.fileno() >= 0:
-            anyio.notify_closing(self._listener)
-            self._listener.close()
-        tunnel, transport = self._tunnel, self._transport
-        self._transport = None
-        if tunnel is not None and transport is not None:
-            if tunnel.open:
-                tunnel.close(anyio.current_time())
-            if not self._writing:
-                transport.send_now(b"".join(tunnel.bytes_to_send()))
-            transport.close()
-        for local in list(self._locals.values()):
-            self._break(local, None)
-        self._link.close()
-        self._on_closed(self)
+            self._drop_stream(stream_id)
+            self.flush()
+        if probe.error is not None:
+            raise probe.error
 
     # --- its connections ---------------------------------------------------------------------------------------------
 
@@ -176,7 +169,7 @@ class TunnelDriver:
             self._link.want(anyio.current_time())
         except LocalProtocolError as error:
             raise self._error or error from None
-        self._work.set()
+        self._wanted.set()
         while self._link.connecting:
             await self._news.wait()
         if not self._link.connected:
@@ -186,12 +179,12 @@ class TunnelDriver:
         while True:
             due = self._link.connect_at()
             if due is None:
-                self._work = anyio.Event()
-                await self._work.wait()
+                self._wanted = anyio.Event()
+                await self._wanted.wait()
                 continue
             await anyio.sleep_until(due)
             await self._run_connection()
-            self._wake()
+            self._tell()
 
     async def _run_connection(self) -> None:
         try:
@@ -204,52 +197,53 @@ class TunnelDriver:
             self._lost(error)
             return
         tunnel = self._link.begin()
-        self._tunnel, self._transport, self._writing = tunnel, transport, False
+        self._tunnel, self._transport = tunnel, transport
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._write, transport, tunnel)
                 group.start_soon(self._keep_time, transport, tunnel)
-                self._flush()
+                self.flush()
                 await self._read(transport, tunnel)
                 group.cancel_scope.cancel()
         finally:
             transport.close()
             self._tunnel = self._transport = None
             self._writing = False
-            self._wake_room()
+            self._make_room()
 
     async def _read(self, transport: Transport, tunnel: ClientTunnel) -> None:
-        closed: TunnelClosed | None = None
-        while closed is None:
+        going_on = True
+        while going_on:
             data = await transport.receive()
             now = anyio.current_time()
             if data:
                 tunnel.receive_bytes(data, now)
             else:
                 tunnel.receive_eof(now)
-            closed = self._dispatch(tunnel)
-            self._flush()
+            going_on = self._dispatch(tunnel)
+            self.flush()
 
     async def _keep_time(self, transport: Transport, tunnel: ClientTunnel) -> None:
-        """Do what is due: first the upgrade, then pings."""
+        """Do what is due: first give an upgrade up that takes too long, then ping."""
         due = anyio.current_time() + OPEN_SECONDS
-        while not tunnel.finished:
+        while True:
             await anyio.sleep_until(due)
             now = anyio.current_time()
             if not tunnel.open:
-                transport.close()  # the reader sees an end
-                return
+                break
             tunnel.receive_timeout(now)
-            if self._dispatch(tunnel) is not None:
-                self._flush()
-                transport.close()
-                return
-            self._flush()
-            due = max(min(tunnel.deadline() or math.inf, now + OPEN_SECONDS), now + 0.01)
+            going_on = self._dispatch(tunnel)
+            self.flush()
+            if not going_on:
+                break
+            deadline = tunnel.deadline()
+            due = now + OPEN_SECONDS if deadline is None else min(deadline, now + OPEN_SECONDS)
+        transport.close()  # the reader sees an end
 
     async def _write(self, transport: Transport, tunnel: ClientTunnel) -> None:
         """Send what did not go at once."""
-        while True:
+        alive = True
+        while alive:
             while not self._writing:
                 self._unsent = anyio.Event()
                 await self._unsent.wait()
@@ -257,12 +251,137 @@ class TunnelDriver:
             while alive and (out := tunnel.bytes_to_send()):
                 alive = await transport.send(b"".join(out))
             self._writing = False
-            self._wake_room()
-            if not alive:
-                transport.close()
-                return
+            self._make_room()
+        transport.close()
 
-    def _flush(self) -> None:
+    def _dispatch(self, tunnel: ClientTunnel) -> bool:
+        """Act on what happened; return whether the connection goes on."""
+        for event in tunnel.events():
+            if isinstance(event, StreamData):
+                stream = self._streams.get(event.stream_id)
+                if isinstance(stream, LocalConnection):
+                    self._local.deliver(stream, event.data)
+                else:
+                    tunnel.consume(event.stream_id, len(event.data))
+            elif isinstance(event, TunnelOpened):
+                self._link.opened()
+                self._tell()
+            elif isinstance(event, TunnelClosed):
+                self._lost(error_of_loss(event.reason, event.refused), event)
+                return False
+            else:
+                self._dispatch_stream(event)
+        return True
+
+    def _dispatch_stream(self, event: TunnelEvent) -> None:
+        assert isinstance(event, StreamConnected | StreamRefused | StreamWritable | StreamEnded | StreamReset)
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            return
+        error: TunnelError | None = None
+        if isinstance(event, StreamRefused):
+            self._refused += 1
+            self._last_error = error = error_of_status(event.status, self._target)
+        if isinstance(stream, _Probe):
+            stream.error = error
+            stream.answered.set()
+        elif isinstance(event, StreamRefused | StreamReset):
+            self._local.break_off(stream, error)
+        elif isinstance(event, StreamEnded):
+            self._local.end(stream)
+        elif isinstance(event, StreamWritable):
+            self._local.update(stream)
+
+    def _lost(self, error: SandboxClientError, closed: TunnelClosed | None = None) -> None:
+        self._error = self._last_error = error
+        refused = closed.refused if closed is not None else None
+        self._link.lost(str(error), anyio.current_time(), chance=random.random(), refused=refused)
+        self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, anyio.Event()
+        room.set()
+
+    # --- for the local side ------------------------------------------------------------------------------------------
+
+    def opened(self, local: LocalConnection) -> None:
+        """See `Streams.opened`."""
+        if self._link.connected:
+            self._attach(local)
+            return
+        self._waiting.append(local)
+        if len(self._waiting) == 1:
+            assert self._group is not None
+            self._group.start_soon(self._reconnect)
+
+    async def _reconnect(self) -> None:
+        """Have a connection made for those that wait; without one, break them off."""
+        error: SandboxClientError | None = None
+        try:
+            await self._want_connection()
+        except SandboxClientError as failure:
+            error = failure
+        waiting, self._waiting = self._waiting, []
+        for local in waiting:
+            if error is not None:
+                self._local.break_off(local, error)
+            else:
+                self._attach(local)
+        self.flush()
+
+    def _attach(self, local: LocalConnection) -> None:
+        try:
+            stream_id = self._open_stream(local)
+        except TunnelError as error:
+            self._last_error = error
+            self._local.break_off(local, error)
+        else:
+            self._local.attach(local, stream_id)
+
+    def _open_stream(self, stream: LocalConnection | _Probe) -> int:
+        if self._tunnel is None:
+            raise TunnelError("the tunnel has lost its connection")
+        try:
+            stream_id = self._tunnel.open_stream(self._target, anyio.current_time())
+        except LocalProtocolError as error:
+            raise TunnelError(str(error)) from None
+        self._streams[stream_id] = stream
+        return stream_id
+
+    def window(self, stream_id: int) -> int:
+        """See `Streams.window`."""
+        return self._tunnel.send_window(stream_id) if self._tunnel is not None else 0
+
+    def send(self, stream_id: int, data: memoryview) -> None:
+        """See `Streams.send`."""
+        assert self._tunnel is not None
+        self._tunnel.send_data(stream_id, data)
+
+    def end(self, stream_id: int) -> None:
+        """See `Streams.end`."""
+        assert self._tunnel is not None
+        self._tunnel.end_stream(stream_id)
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """See `Streams.consumed`."""
+        if self._tunnel is not None:
+            self._tunnel.consume(stream_id, size)
+
+    def dropped(self, local: LocalConnection) -> None:
+        """See `Streams.dropped`."""
+        if local.stream_id:
+            self._drop_stream(local.stream_id)
+
+    def _drop_stream(self, stream_id: int) -> None:
+        self._streams.pop(stream_id, None)
+        if self._tunnel is not None and self._tunnel.has_stream(stream_id):
+            self._tunnel.reset_stream(stream_id)
+
+    def flush(self) -> None:
         """Send what goes now; the writer sends the rest, and whatever comes meanwhile."""
         tunnel, transport = self._tunnel, self._transport
         if self._writing or tunnel is None or transport is None:
@@ -272,204 +391,7 @@ class TunnelDriver:
             self._writing = True
             self._unsent.set()
 
-    def _dispatch(self, tunnel: ClientTunnel) -> TunnelClosed | None:
-        closed: TunnelClosed | None = None
-        for event in tunnel.events():
-            if isinstance(event, TunnelOpened):
-                self._link.opened()
-                self._wake()
-            elif isinstance(event, TunnelClosed):
-                closed = event
-                self._lost(error_of_loss(event.reason, event.refused), event)
-            elif (local := self._locals.get(event.stream_id)) is None:
-                if isinstance(event, StreamData):
-                    tunnel.consume(event.stream_id, len(event.data))
-            elif isinstance(event, StreamData):
-                self._deliver(tunnel, local, event.data)
-            elif isinstance(event, StreamWritable):
-                local.wake()
-            elif isinstance(event, StreamConnected):
-                local.status = True
-                local.wake()
-            elif isinstance(event, StreamEnded):
-                local.ended = True
-                self._end_if_drained(local)
-            elif isinstance(event, StreamRefused):
-                self._counts["refused"] += 1
-                self._break(local, error_of_status(event.status, self._target))
-            else:
-                assert isinstance(event, StreamReset)
-                self._break(local, None)
-        return closed
-
-    def _lost(self, error: SandboxClientError, closed: TunnelClosed | None = None) -> None:
-        self._error = self._last_error = error
-        refused = closed.refused if closed is not None else None
-        self._link.lost(str(error), anyio.current_time(), chance=random.random(), refused=refused)
-        self._wake()
-
-    def _wake(self) -> None:
-        news, self._news = self._news, anyio.Event()
-        news.set()
-
-    def _wake_room(self) -> None:
-        room, self._room = self._room, anyio.Event()
-        room.set()
-
-    # --- local connections -------------------------------------------------------------------------------------------
-
-    async def _accept(self) -> None:
-        assert self._group is not None
-        while True:
-            try:
-                await anyio.wait_readable(self._listener)
-                sock, _ = self._listener.accept()
-            except BlockingIOError:
-                continue
-            except (OSError, anyio.ClosedResourceError) as error:
-                if self._listener.fileno() < 0:
-                    return
-                _log.warning("a connection to the tunnel's local port could not be accepted: %s", error)
-                await anyio.sleep(0.1)  # mostly there are no descriptors left: let some be closed
-                continue
-            self._group.start_soon(self._serve, sock)
-
-    async def _serve(self, sock: socket.socket) -> None:
-        local = LocalConnection(sock)
-        self._counts["open"] += 1
-        self._counts["total"] += 1
-        try:
-            sock.setblocking(False)
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._open(local)
-            with local.scope:
-                await self._pump(local, sock)
-                while not (local.over or (local.ended and not local.queue)):
-                    await local.changed.wait()
-        except SandboxClientError as error:
-            local.over = True
-            self._last_error = error
-            _log.warning("a local connection was closed: %s", error)
-        finally:
-            self._counts["open"] -= 1
-            self._drop(local)
-            if local.error is not None:
-                self._last_error = local.error
-                _log.warning("a local connection was closed: %s", local.error)
-            if not local.over and local.ended and not local.queue:
-                sock.close()
-            else:
-                break_off(sock)
-
-    async def _open(self, local: LocalConnection) -> None:
-        """Open a stream for a local connection, once there is a connection."""
-        await self._want_connection()
-        tunnel = self._tunnel
-        assert tunnel is not None
-        try:
-            local.stream_id = tunnel.open_stream(self._target, anyio.current_time())
-        except LocalProtocolError as error:
-            raise TunnelError(str(error)) from None
-        self._locals[local.stream_id] = local
-        self._flush()
-
-    async def _pump(self, local: LocalConnection, sock: socket.socket) -> None:
-        """Take what the program sends until it ends, no faster than the stream and the connection take it."""
-        more = False
-        tunnel = self._tunnel
-        while tunnel is not None and tunnel.has_stream(local.stream_id):
-            window = tunnel.send_window(local.stream_id)
-            if not window:
-                await local.changed.wait()
-                continue
-            if self._writing:
-                await self._room.wait()
-                continue
-            if more:
-                await checkpoint()  # before reading: what has been read cannot be lost to a cancellation
-            else:
-                await anyio.wait_readable(sock)
-            if not tunnel.has_stream(local.stream_id):
-                return
-            data, more = try_read(sock, window)
-            if data is None:
-                continue
-            if data:
-                self._counts["sent"] += len(data)
-                tunnel.send_data(local.stream_id, data)
-                self._flush()
-                continue
-            if more:  # it broke its connection off
-                self._break(local, None)
-            else:
-                tunnel.end_stream(local.stream_id)
-                self._flush()
-            return
-
-    def _deliver(self, tunnel: ClientTunnel, local: LocalConnection, data: memoryview) -> None:
-        self._counts["received"] += len(data)
-        if local.socket is None or local.over:
-            tunnel.consume(local.stream_id, len(data))
-            return
-        sent = 0 if local.queue else try_write(local.socket, data)
-        if sent:
-            tunnel.consume(local.stream_id, sent)
-        if sent < 0:
-            self._break(local, None)
-        elif sent < len(data):
-            local.queue.append(bytes(data[sent:]))
-            if not local.draining:
-                local.draining = True
-                assert self._group is not None
-                self._group.start_soon(self._drain, tunnel, local)
-
-    async def _drain(self, tunnel: ClientTunnel, local: LocalConnection) -> None:
-        """Hand the program what it did not take at once."""
-        assert local.socket is not None
-        try:
-            while local.queue and not local.over:
-                await anyio.wait_writable(local.socket)
-                if local.over:
-                    return
-                data = local.queue[0]
-                sent = try_write(local.socket, data)
-                if sent < 0:
-                    self._break(local, None)
-                    return
-                if sent < len(data):
-                    local.queue[0] = data[sent:]
-                else:
-                    local.queue.popleft()
-                tunnel.consume(local.stream_id, sent)
-                self._flush()
-        except (OSError, anyio.ClosedResourceError):
-            self._break(local, None)
-        finally:
-            local.draining = False
-        if local.ended:
-            self._end_if_drained(local)
-
-    def _end_if_drained(self, local: LocalConnection) -> None:
-        """Pass the end of the stream on, once the program has taken everything before it."""
-        if not local.queue:
-            if local.socket is not None:
-                end(local.socket)
-            local.wake()
-
-    def _break(self, local: LocalConnection, error: TunnelError | None) -> None:
-        """The stream, or its local connection, was broken off: so is the other."""
-        local.over = True
-        local.error = local.error or error
-        local.queue.clear()
-        local.wake()
-        local.scope.cancel()
-
-    def _drop(self, local: LocalConnection) -> None:
-        """Forget a local connection; its stream is reset unless it is over."""
-        if self._locals.get(local.stream_id) is local:
-            del self._locals[local.stream_id]
-            tunnel = self._tunnel
-            if tunnel is not None and tunnel.has_stream(local.stream_id):
-                tunnel.reset_stream(local.stream_id)
-                self._flush()
+    async def room(self) -> None:
+        """See `Streams.room`."""
+        while self._writing:
+            await self._room.wait()
