@@ -47,6 +47,8 @@ class Daemon:
     """Its files' root and its commands' work directory."""
     process: subprocess.Popen[bytes] | None = None
     """Set it to None after ending it on purpose."""
+    port: int = 0
+    """Where it listens at 127.0.0.1, instead of the path, if it does."""
 
     def http(self, **headers: str) -> httpx.AsyncClient:
         """Return an HTTP client that bears the secret."""
@@ -183,15 +185,38 @@ class Session:
 
 
 @contextlib.contextmanager
+def daemon_on_port(root: Path, **config: Any) -> Iterator[Daemon]:
+    """Start a daemon that listens at a port of 127.0.0.1, as it would in a pod."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(4096)
+        port = listener.getsockname()[1]
+        process = _start(root, listener, config)
+    try:
+        yield Daemon("", root, process, port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(_STOP_SECONDS) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _start(root: Path, listener: socket.socket, config: dict[str, Any]) -> subprocess.Popen[bytes]:
+    members = {"sandbox_id": "test", "secret": SECRET, "work_dir": str(root), "files_root": str(root), **config}
+    arguments = [sys.executable, "-c", _PROGRAM, str(listener.fileno()), json.dumps(members), json.dumps(sys.path)]
+    return subprocess.Popen(arguments, pass_fds=[listener.fileno()], env={})
+
+
+@contextlib.contextmanager
 def daemon_process(root: Path, **config: Any) -> Iterator[Daemon]:
     """Start a daemon below `root`, and end it by SIGTERM."""
     path = f"/tmp/sbd-{uuid.uuid4().hex[:12]}"  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(4096)
-        members = {"sandbox_id": "test", "secret": SECRET, "work_dir": str(root), "files_root": str(root), **config}
-        arguments = [sys.executable, "-c", _PROGRAM, str(listener.fileno()), json.dumps(members), json.dumps(sys.path)]
-        process = subprocess.Popen(arguments, pass_fds=[listener.fileno()], env={})
+        process = _start(root, listener, config)
     daemon = Daemon(path, root, process)
     try:
         yield daemon

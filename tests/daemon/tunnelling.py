@@ -124,7 +124,7 @@ def listening(
         listener = Listener(server, [])
 
         def handle(connection: socket.socket) -> None:
-            with connection:
+            with connection, contextlib.suppress(ConnectionError):  # a client may break off
                 connection.settimeout(PATIENCE)
                 serve(connection)
 

@@ -48,7 +48,7 @@ def listen(port: int) -> socket.socket:
         failure = TunnelLocalPortError(
             f"the local port {port} {why}; choose another local_port, or None to let the system choose"
         )
-        failure.errno, failure.strerror = error.errno, error.strerror
+        failure.errno = error.errno
         raise failure from None
     return listener
 
