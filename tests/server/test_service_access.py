@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import httpx
 import pytest
 
@@ -225,6 +226,23 @@ async def test_with_a_token_in_a_header_the_origin_does_not_matter(service: Serv
     async with service.connect() as client:
         head = service.head("POST", "/", "origin: http://elsewhere", "sec-fetch-site: cross-site")
         assert (await client.ask(head, method=b"POST"))[0] == 200
+
+
+async def test_behind_a_proxy_that_speaks_tls(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    config = ServerConfig(state_dir=tmp_path, api_keys=(KEY,), public_url="https://sandboxes.example")
+    server = Server(config, runtime)
+    opened = await server.open()
+    port = server.router._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    ready = attrs.evolve(opened, url=f"http://127.0.0.1:{port}")
+    service = await a_service(server, ready, runtime, KEY)
+    _, headers, _ = await sign_in(service, service.token)
+    assert headers["set-cookie"].startswith("__Host-sandbox_aio_service=")
+    assert headers["set-cookie"].endswith("; SameSite=Lax; Secure")
+    own = f"origin: https://{service.host}"
+    assert (await service.get("/", await cookie(service), own, token=None))[0] == 200
+    assert service.app.requests()[0].header("x-forwarded-proto") == "https"
+    await server.aclose()
 
 
 @pytest.fixture
