@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up all that they need, on a Debian or Ubuntu machine with only git and make.
-# `make help` lists the targets. Everything is kept in .venv, build and the two node_modules; `make clean` removes it.
+# `make help` lists the targets. Everything is kept in .venv, build and the node_modules; `make clean` removes it.
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -9,8 +9,8 @@ SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install --constraint tools/constraints.txt
 SOURCES = $(shell find src -name '*.py' -o -name py.typed)
-TYPESCRIPT := $(wildcard tests/official/typescript/package-lock.json)
-NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,tools/package-lock.json $(TYPESCRIPT))
+PEERS := $(wildcard tests/official/typescript/package-lock.json tests/interop/*/package-lock.json)
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules/.package-lock.json,tools/package-lock.json $(PEERS))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ constraints: .venv/.tools ## write tools/constraints.txt anew, with the newest v
 	.venv/bin/python tools/pin_versions.py
 
 clean: ## remove everything that make has made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tools/node_modules tests/official/typescript/node_modules
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tools/node_modules tests/official/typescript/node_modules tests/interop/*/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # What the demo and a user need, and then what the checks need. A stamp is as old as what it was made from.

@@ -545,3 +545,12 @@ def test_whatever_a_peer_sends_nothing_is_raised_and_the_end_is_final(garbage: l
             assert session.stream_ids == []
     events = session.events()
     assert not [event for event in events[:-1] if isinstance(event, SessionEnded)]
+
+
+def test_only_what_has_arrived_of_a_frame_can_be_consumed() -> None:
+    session = server()
+    opened_by_peer(session)
+    session.receive_bytes(data_frame(1, bytes(100))[: 12 + 60], 0.0)
+    with pytest.raises(LocalProtocolError, match="60 bytes to consume, not 61"):
+        session.consume(1, 61)
+    session.consume(1, 60)

@@ -399,7 +399,6 @@ class Yamux:
                 left = stream.receive_window
                 raise _ViolationError(f"stream {stream.id} got {length} bytes where {left} were allowed")
             stream.receive_window -= length
-            stream.unconsumed += length
             self._watch_pace(stream, length)
         if not length:
             if stream is not None:
@@ -411,6 +410,7 @@ class Yamux:
         stream = self._stream
         self._remaining -= len(payload)
         if stream is not None and stream.id in self._streams:  # we may have reset it in the middle of a frame
+            stream.unconsumed += len(payload)
             self._events.append(StreamData(stream.id, payload))
             if not self._remaining:
                 self._read_end(stream, self._end_flags)
