@@ -43,6 +43,9 @@ async def test_a_link_needs_no_key_and_leads_to_one_path(service: Service) -> No
             assert (await http.request(method, link(service))).status_code == 405
         for path in ("/dl/", "/dl/x", "/dl/" + "x" * 10_000, f"/dl/{service.token}"):
             assert (await http.get(service.ready.url + path)).status_code == 404
+        page = await http.get(f"{service.ready.url}/dl/x", headers={"accept": "text/html"})
+        assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert page.headers["content-security-policy"].endswith("; sandbox")
     first, second = service.daemon.requests
     assert (first.method, first.target, first.headers["range"]) == (
         "GET",

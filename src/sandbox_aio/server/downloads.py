@@ -11,6 +11,7 @@ import attrs
 
 from .errors import ApiError
 from .forward import DataPlanePolicy, FindDaemon, forward
+from .service_pages import refuse
 from .service_tokens import ServiceAuthority, TokenError
 
 if TYPE_CHECKING:
@@ -33,9 +34,14 @@ class Downloads:
     async def serve(self, exchange: Exchange, token: str) -> None:
         """Answer with the file that the link names, as it is now, or a range of it. Starts a sandbox that is stopped.
 
-        Raises ApiError 401 for a link that has expired, 404 for one that is none, and whatever the sandbox cannot do.
+        Refusals are a page for whoever accepts HTML, else JSON: 401 for a link that has expired, 404 for what is none.
         """
-        grant = self._verify(token)
+        try:
+            await self._serve(exchange, self._verify(token))
+        except ApiError as error:
+            await refuse(exchange, error, b"sandbox")
+
+    async def _serve(self, exchange: Exchange, grant: DownloadGrant) -> None:
         if exchange.head.method not in (b"GET", b"HEAD") or exchange.head.has_body:
             raise ApiError(405, "MethodNotAllowed", "a download link is for GET and HEAD, without a body")
         _, address = await self.find_daemon(grant.sandbox_id)

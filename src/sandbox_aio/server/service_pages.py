@@ -1,4 +1,4 @@
-"""What a person sees in a browser when a service cannot be shown, and the page that begins an embedded one.
+"""What a person sees in a browser when a service or a file cannot be shown, and the page that begins an embedded one.
 
 The pages load nothing and run nothing but the script below, which their own policy names by its hash.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import logging
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .errors import ApiError
-    from .exchange import Head
+    from .exchange import Exchange, Head
 
-__all__ = ["EMBED_PAGE", "EMBED_POLICY", "error_page", "error_policy", "prefers_html"]
+__all__ = ["EMBED_PAGE", "EMBED_POLICY", "refuse"]
+
+logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1em;color:#222;background:#fff}"
@@ -43,7 +46,7 @@ SCRIPT: Final = """
 
 TITLES: Final = {
     "Unauthorized": ("This service needs a link", "Ask whoever runs the sandbox for its browser URL, and open that."),
-    "LinkExpired": ("This link has expired", "Ask for a new browser URL: links to a service last a limited time."),
+    "LinkExpired": ("This link has expired", "Ask whoever runs the sandbox for a new one: links last a limited time."),
     "AccessRevoked": ("Access to this service was revoked", "Ask whoever runs the sandbox for a new browser URL."),
     "SandboxNotFound": ("This sandbox is gone", "It was deleted. Its files and services went with it."),
     "NotReady": ("The sandbox does not run", "It has failed. Start it again, or make a new one."),
@@ -57,12 +60,36 @@ TITLES: Final = {
 """For each kind of error a headline, and what a reader can do."""
 
 
-def prefers_html(head: Head) -> bool:
+async def refuse(exchange: Exchange, error: ApiError, policy: bytes) -> None:
+    """Answer an error, as a page if the client shows pages. `policy` is the rest of its Content-Security-Policy.
+
+    Raises ConnectionAbortedError when another answer has begun.
+    """
+    if exchange.answered:
+        raise ConnectionAbortedError(str(error)) from error  # Too late for another answer.
+    logger.info("%s (error_id=%s)", error, error.error_id)
+    headers = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+    if _prefers_html(exchange.head):
+        body = _error_page(error)
+        headers += [
+            (b"content-type", b"text/html; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-security-policy", _error_policy(policy)),
+        ]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % error.retry_after))
+    else:
+        body = error.body()
+        headers += [*error.headers(), (b"content-security-policy", policy)]
+    await exchange.respond(error.status, headers, body)
+
+
+def _prefers_html(head: Head) -> bool:
     """Whether an error is for a person to read."""
     return any(b"text/html" in value.lower() for value in head.values(b"accept"))
 
 
-def error_page(error: ApiError) -> bytes:
+def _error_page(error: ApiError) -> bytes:
     """An error as a page; every text in it is escaped."""
     title, advice = TITLES.get(error.error, ("The service did not answer", "Try again in a moment."))
     body = (
@@ -72,12 +99,9 @@ def error_page(error: ApiError) -> bytes:
     return _page(title, body)
 
 
-def error_policy(frame_ancestors: bytes) -> bytes:
+def _error_policy(policy: bytes) -> bytes:
     """The Content-Security-Policy of an error page."""
-    return b"default-src 'none'; style-src %b; base-uri 'none'; form-action 'none'; %b" % (
-        _hash(STYLE),
-        frame_ancestors,
-    )
+    return b"default-src 'none'; style-src %b; base-uri 'none'; form-action 'none'; %b" % (_hash(STYLE), policy)
 
 
 def _page(title: str, body: str) -> bytes:

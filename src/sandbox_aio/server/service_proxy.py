@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from .forward import FindDaemon, connect_port
 from .relay import Relay
 from .service_access import OWN_PATHS, ServiceAccess
 from .service_headers import Caller, ServiceForm
-from .service_pages import error_page, error_policy, prefers_html
+from .service_pages import refuse
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from .splice import Splice
 
 __all__ = ["ServiceProxy"]
-
-logger: logging.Logger = logging.getLogger("sandbox_aio.server")
 
 OnSpliceGone = Callable[["Splice"], None]
 
@@ -58,7 +55,7 @@ class ServiceProxy:
             form = attrs.evolve(form, embed_origins=grant.embed_origins)
             return await self._pass(exchange, target, head.path, form, on_splice_gone)
         except ApiError as error:
-            await _refuse(exchange, error, form.frame_ancestors())
+            await refuse(exchange, error, form.frame_ancestors())
             return None
 
     async def serve_path(
@@ -72,7 +69,7 @@ class ServiceProxy:
                 raise ApiError(401, "Unauthorized", "send the service's token in X-Langsmith-Sandbox-Service-Token")
             return await self._pass(exchange, target, path, form, on_splice_gone)
         except ApiError as error:
-            await _refuse(exchange, error, b"sandbox")
+            await refuse(exchange, error, b"sandbox")
             return None
 
     async def _pass(
@@ -110,24 +107,3 @@ class ServiceProxy:
         peer = exchange.stream.transport.get_extra_info("peername")
         caller = Caller(address=peer[0] if peer else "unknown", scheme=self._scheme(exchange), host=host.authority())
         return ServiceForm(port=target.port, caller=caller, is_own_key=self.is_own_key)
-
-
-async def _refuse(exchange: Exchange, error: ApiError, policy: bytes) -> None:
-    """Answer an error, as a page if the client shows pages."""
-    if exchange.answered:
-        raise ConnectionAbortedError(str(error)) from error  # Too late for another answer.
-    logger.info("%s (error_id=%s)", error, error.error_id)
-    headers = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
-    if prefers_html(exchange.head):
-        body = error_page(error)
-        headers += [
-            (b"content-type", b"text/html; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            (b"content-security-policy", error_policy(policy)),
-        ]
-        if error.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % error.retry_after))
-    else:
-        body = error.body()
-        headers += [*error.headers(), (b"content-security-policy", policy)]
-    await exchange.respond(error.status, headers, body)
