@@ -22,10 +22,9 @@ PUBLIC_MODULES = [
 
 NOT_YET = {
     "services": {
-        "AccessDelegation", "AccessDelegationMode", "AsyncServiceURL", "AudienceMatcher", "CALLBACK_SIGNATURE_HEADER",
-        "DownloadContentDisposition", "DownloadURL", "SandboxCallback", "SandboxCallbackIdentity",
-        "SandboxCallbackRequest", "SandboxTokenVerifier", "SandboxUser", "ServiceAccess", "ServiceLoginURL",
-        "ServiceURL", "USER_TOKEN_HEADER",
+        "AccessDelegation", "AccessDelegationMode", "AudienceMatcher", "CALLBACK_SIGNATURE_HEADER",
+        "DownloadContentDisposition", "SandboxCallback", "SandboxCallbackIdentity", "SandboxCallbackRequest",
+        "SandboxTokenVerifier", "SandboxUser", "ServiceAccess", "USER_TOKEN_HEADER",
     },
     "mounts and the credential proxy": {
         "AWSMountAuthConfig", "AWSMountRoleAuthConfig", "ContextHubMountConfig", "ContextHubMountSpec",

@@ -10,6 +10,7 @@ Every public class `AsyncX` gets a twin `X` with the same signatures, overloads,
     def m(...) -> T                     def m(...) -> T, which calls it on the portal
     property -> an awaitable of T       property -> T, which blocks
     property, field, class variable     the same value
+    a method that the rules list        property, which blocks
     __aenter__, __aexit__               `with`, by the base class `Managed`, or `Root` for a client
     __anext__ with next_batch           iteration, by the base class `Batched`: one crossing for a batch
     a callback, sync or async           a plain function, which runs on the caller's thread
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for when this is run as a script
 
-from tools.python_text import WIDTH, filled, import_block, layout, quoted
+from tools.python_text import WIDTH, filled, import_block, layout, name_of, names_in, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -215,7 +216,7 @@ class Generator:
         if code := self.rule("verbatim", f"{owner.name}.{node.name}"):
             return self.verbatim(code)
         if decorators == {"property"}:
-            return self.property(node)
+            return [] if node.name in self.rules["properties"].values() else self.property(node)
         if decorators == {"overload"}:
             self.runtime_imports.add(("typing", "overload"))
             returns = self.text(self.result(node))
@@ -268,6 +269,8 @@ class Generator:
     def method(self, owner: ast.ClassDef, node: Method) -> list[str]:
         """The twin of a method."""
         result, arguments = self.result(node), [f"self._async.{node.name}", *passed_on(node)]
+        if node.args.kwarg:  # mypy cannot choose an overload of the bridge for arguments that may be any
+            arguments = [f"lambda: {arguments[0]}({', '.join(arguments[1:])})"]
         callbacks = [f'"{name}"' for name, annotation in annotated(node) if self.callback(annotation)]
         if owner.name in self.rules["clients"] and node.name == "aclose":
             body = ["        with unframed:", "            self._bridge.close()"]
@@ -277,6 +280,8 @@ class Generator:
             body = self.body("call_owning", arguments, result)
         else:
             body = self.body("call", arguments, result)
+        if name := self.rule("properties", node.name):
+            return self.function(name, ["self"], self.text(result), ast.get_docstring(node), body, "property")
         name = self.rule("renamed", node.name) or node.name
         return self.function(name, self.parameters(node), self.text(result), ast.get_docstring(node), body)
 
@@ -324,13 +329,14 @@ class Generator:
     def parameters(self, node: Method) -> list[str]:
         """The parameters of a method, with their defaults."""
         arguments = node.args
-        if arguments.posonlyargs or arguments.vararg or arguments.kwarg:
+        if arguments.posonlyargs or arguments.vararg:
             raise GenerationError(f"no rule for the parameters of {node.name}: {ast.unparse(arguments)}")
         required = [self.parameter(item, None) for item in arguments.args[: -len(arguments.defaults) or None]]
         optional = zip(arguments.args[len(required) :], arguments.defaults, strict=True)
         keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         items = [*required, *(self.parameter(*pair) for pair in optional)]
-        return [*items, *["*"][: len(arguments.kwonlyargs)], *(self.parameter(*pair) for pair in keywords)]
+        items += [*["*"][: len(arguments.kwonlyargs)], *(self.parameter(*pair) for pair in keywords)]
+        return [*items, f"**{self.parameter(arguments.kwarg, None)}"] if arguments.kwarg else items
 
     def parameter(self, node: ast.arg, default: ast.expr | None) -> str:
         """One parameter, with its annotation and default."""
@@ -382,18 +388,6 @@ def passing(name: str) -> list[str]:
     return [f"        return self._async.{name}"]
 
 
-def name_of(node: ast.expr | None) -> str:
-    """The name of a type without its arguments and its module, or an empty string."""
-    if isinstance(node, ast.Subscript):
-        return name_of(node.value)
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def names_in(node: ast.expr | None) -> set[str]:
-    """All names in an expression."""
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
-
-
 def not_none(node: ast.expr | None) -> ast.expr:
     """An annotation that must be there."""
     if node is None:
@@ -411,6 +405,7 @@ def annotated(node: Method) -> Iterator[tuple[str, ast.expr]]:
 def passed_on(node: Method) -> list[str]:
     """The arguments by which a twin calls its original."""
     keywords = [f"{item.arg}={item.arg}" for item in node.args.kwonlyargs]
+    keywords += [f"**{node.args.kwarg.arg}"] if node.args.kwarg else []
     return [*(item.arg for item in node.args.args[1:]), *keywords]
 
 

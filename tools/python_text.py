@@ -1,7 +1,8 @@
-"""Lays Python source out as `ruff format` and isort would, for files that are generated."""
+"""Lays Python source out as `ruff format` and isort would, for files that are generated; reads names off its trees."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import textwrap
@@ -73,3 +74,15 @@ def relative(module: str) -> str:
     if module.startswith("sandbox_aio.sync."):
         return module.removeprefix("sandbox_aio.sync")
     return "." + module.removeprefix("sandbox_aio") if module.startswith("sandbox_aio.") else module
+
+
+def name_of(node: ast.expr | None) -> str:
+    """The name of a type without its arguments and its module, or an empty string."""
+    if isinstance(node, ast.Subscript):
+        return name_of(node.value)
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def names_in(node: ast.expr | None) -> set[str]:
+    """All names in an expression."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()

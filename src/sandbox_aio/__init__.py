@@ -48,6 +48,7 @@ from .errors import (
     ValidationError,
 )
 from .models import (
+    DownloadURL,
     ExecutionResult,
     FileChunk,
     FileInfo,
@@ -60,6 +61,7 @@ from .models import (
     ResourceStatus,
     RunConfig,
     SandboxRecord,
+    ServiceLoginURL,
     Snapshot,
     SnapshotTag,
     TunnelStatistics,
@@ -69,18 +71,22 @@ if TYPE_CHECKING:
     from .client.client import AsyncSandboxClient
     from .client.command import AsyncCommandHandle
     from .client.sandbox import AsyncSandbox
+    from .client.service_url import AsyncServiceResponse, AsyncServiceURL
     from .client.tunnel import AsyncTunnel
-    from .sync import CommandHandle, Sandbox, SandboxClient, Tunnel
+    from .sync import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, Tunnel
 
 __all__ = [
     "AsyncCommandHandle",
     "AsyncSandbox",
     "AsyncSandboxClient",
+    "AsyncServiceResponse",
+    "AsyncServiceURL",
     "AsyncTunnel",
     "ClientClosedError",
     "CommandHandle",
     "CommandTimeoutError",
     "DataplaneNotConfiguredError",
+    "DownloadURL",
     "EmbeddedServerError",
     "ExecutionResult",
     "FileChunk",
@@ -117,6 +123,9 @@ __all__ = [
     "SandboxRetryableConnectionError",
     "SandboxServerReloadError",
     "SandboxTokenVerificationError",
+    "ServiceLoginURL",
+    "ServiceResponse",
+    "ServiceURL",
     "Snapshot",
     "SnapshotTag",
     "Tunnel",
@@ -133,10 +142,14 @@ _LAZY = {
     "AsyncCommandHandle": ".client.command",
     "AsyncSandbox": ".client.sandbox",
     "AsyncSandboxClient": ".client.client",
+    "AsyncServiceResponse": ".client.service_url",
+    "AsyncServiceURL": ".client.service_url",
     "AsyncTunnel": ".client.tunnel",
     "CommandHandle": ".sync",
     "Sandbox": ".sync",
     "SandboxClient": ".sync",
+    "ServiceResponse": ".sync",
+    "ServiceURL": ".sync",
     "Tunnel": ".sync",
 }
 """Where the names that need the network live."""

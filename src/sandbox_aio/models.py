@@ -15,6 +15,7 @@ import attrs
 from .errors import RemoteProtocolError, SandboxClientError
 
 __all__ = [
+    "DownloadURL",
     "ExecutionResult",
     "FileChunk",
     "FileInfo",
@@ -27,6 +28,7 @@ __all__ = [
     "ResourceStatus",
     "RunConfig",
     "SandboxRecord",
+    "ServiceLoginURL",
     "Snapshot",
     "SnapshotTag",
     "TunnelStatistics",
@@ -459,4 +461,45 @@ class SandboxRecord:
             access_delegation=_access_delegation(data),
             preserve_memory_on_stop=members.flag("preserve_memory_on_stop"),
             labels=members.texts("labels"),
+        )
+
+
+@attrs.frozen
+class ServiceLoginURL:
+    """Where people who may log in reach a service (wire protocol, section 6.4)."""
+
+    url: str
+    access: str
+    """Who may: `restricted` or `workspace`."""
+    embed_origins: list[str] = attrs.field(factory=list)
+    """The origins whose pages may show it in a frame."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ServiceLoginURL:
+        """Read the service's JSON object, which has a `browser_url` or else a `service_url`."""
+        members = _Members(data, "service URL")
+        return cls(
+            url=members.text("browser_url") or members.required_text("service_url"),
+            access=members.required_text("access"),
+            embed_origins=members.list_of("embed_origins", _text),
+        )
+
+
+@attrs.frozen
+class DownloadURL:
+    """A link to a file of a sandbox. Whoever has it can read the file (wire protocol, section 6.5)."""
+
+    download_url: str
+    token: str = attrs.field(repr=False)
+    expires_at: str | None = None
+    """None: it lasts as long as the sandbox."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DownloadURL:
+        """Read the service's JSON object."""
+        members = _Members(data, "download URL")
+        return cls(
+            download_url=members.required_text("download_url"),
+            token=members.required_text("token"),
+            expires_at=members.text("expires_at"),
         )

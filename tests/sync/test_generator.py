@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ PAIRS = [
     (AsyncSandboxClient, sandbox_aio.SandboxClient),
     (AsyncSandbox, sandbox_aio.Sandbox),
     (AsyncCommandHandle, sandbox_aio.CommandHandle),
+    (sandbox_aio.AsyncServiceURL, sandbox_aio.ServiceURL),
+    (sandbox_aio.AsyncServiceResponse, sandbox_aio.ServiceResponse),
 ]
-RENAMED = {"aclose": "close", "to_sync": "to_async"}
+PROPERTIES: dict[str, str] = tomllib.loads(gen_sync.RULES.read_text())["properties"]
+RENAMED = {"aclose": "close", "to_sync": "to_async"} | PROPERTIES
 
 
 def generated_from(tmp_path: Path, source: str) -> str:
@@ -58,6 +62,8 @@ def test_every_public_member_has_a_twin(original: type, twin: type) -> None:
 @pytest.mark.parametrize(("original", "twin"), PAIRS, ids=lambda cls: cls.__name__)
 def test_twins_take_the_same_arguments_and_never_a_coroutine(original: type, twin: type) -> None:
     for name, method in public(original).items():
+        if name in PROPERTIES:
+            continue
         if not inspect.isfunction(method):
             continue
         other = getattr(twin, RENAMED.get(name, name))
@@ -111,6 +117,41 @@ def test_a_new_coroutine_gets_a_twin(tmp_path: Path) -> None:
     ) in text
 
 
+def test_a_method_that_the_rules_list_is_a_property(tmp_path: Path) -> None:
+    text = generated_from(
+        tmp_path,
+        """
+        class AsyncThing:
+            @property
+            def token(self) -> str:
+                \"\"\"The last one.\"\"\"
+            async def get_token(self) -> str:
+                \"\"\"A valid one.\"\"\"
+        """,
+    )
+    assert text.count("def ") == 1
+    assert (
+        "    @property\n"
+        "    def token(self) -> str:\n"
+        '        """A valid one."""\n'
+        "        with unframed:\n"
+        "            return self._bridge.call(self._async.get_token)\n"
+    ) in text
+
+
+def test_keywords_of_any_name_are_passed_on(tmp_path: Path) -> None:
+    text = generated_from(
+        tmp_path,
+        """
+        from typing import Any
+        class AsyncThing:
+            async def request(self, path: str = "/", **options: Any) -> int: ...
+        """,
+    )
+    assert 'def request(self, path: str = "/", **options: Any) -> int:' in text
+    assert "self._bridge.call(lambda: self._async.request(path, **options))" in text
+
+
 @pytest.mark.parametrize(
     ("member", "complaint"),
     [
@@ -132,7 +173,7 @@ def test_the_check_shows_what_differs(tmp_path: Path, monkeypatch: pytest.Monkey
     generator = gen_sync.generator_for([FAKE_CLIENT], "tests.sync")
     text = generator.generate()
     generator.rules["words"] = {}
-    generator.used_rules.update(generator.rules["verbatim"])
+    generator.used_rules.update(generator.rules["verbatim"], generator.rules["properties"])
     gen_sync.OUTPUT.write_text(text)
     assert gen_sync.problems(generator, text) == ""
     gen_sync.OUTPUT.write_text(text[:-20])

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from ..protocol.http_requests import BoxOptions, ControlPlane, box_changes
+from ..protocol.service_requests import DownloadWish, ServiceWish
 from .pending import PendingSandbox
 from .sandbox import AsyncSandbox
 from .service import Service
+from .service_url import AsyncServiceURL, TokenSource
 from .waiting import wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from ..models import ResourceStatus, RunConfig, Snapshot
+    from ..models import DownloadURL, ResourceStatus, RunConfig, ServiceLoginURL, Snapshot
     from ..sync import SandboxClient
 
 __all__ = ["AsyncSandboxClient"]
@@ -342,6 +344,92 @@ class AsyncSandboxClient:
             ResourceNotFoundError: There is no such sandbox.
         """
         await self._service.call(lambda control: control.stop_box(name), headers)
+
+    # --- services and links -----------------------------------------------------------------------------------------
+
+    @overload
+    async def service(
+        self,
+        name: str,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        access: None = None,
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncServiceURL: ...
+    @overload
+    async def service(
+        self,
+        name: str,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        access: Literal["restricted", "workspace"],
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ServiceLoginURL: ...
+    async def service(
+        self,
+        name: str,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        access: Literal["restricted", "workspace"] | None = None,
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncServiceURL | ServiceLoginURL:
+        """Get the way to an HTTP service on a port of a sandbox. Nothing needs to listen there yet.
+
+        Args:
+            expires_in_seconds: How long each token is valid, at most a day. It is renewed for as long as you use it.
+            access: Have people log in instead: those allowed on the sandbox (`restricted`), or all members of the
+                `workspace`. Not every server offers it.
+            embed_origins: Up to 5 origins, such as `https://example.com`, whose pages may show the service in a frame.
+            headers: Sent also whenever the token is renewed.
+
+        Raises:
+            ValueError: An argument cannot be, at once.
+            ResourceNotFoundError: There is no such sandbox.
+            ValidationError: The server does not take an argument; `field` says which.
+        """
+        wish = ServiceWish(port=port, expires_in_seconds=expires_in_seconds, access=access, embed_origins=embed_origins)
+        if access is not None:
+            return await self._service.call(lambda control: wish.login_call(control, name), headers)
+        source = TokenSource(wish, lambda: self._service.call(lambda control: wish.token_call(control, name), headers))
+        http = self._service.http
+        return AsyncServiceURL._of(source, await source.current(), pool=http.pool, max_retries=http.max_retries)
+
+    async def generate_download_url(
+        self,
+        name: str,
+        path: str,
+        *,
+        expires_in_seconds: int | None = None,
+        content_type: str | None = None,
+        content_disposition: Literal["attachment", "inline"] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> DownloadURL:
+        """Make a link to a file of a sandbox. Whoever has it can read the file as it is then, without a key.
+
+        Args:
+            path: The file; it need not be there yet.
+            expires_in_seconds: None for as long as the sandbox is there.
+            content_type: By default what the file's name suggests.
+            content_disposition: Whether a browser saves the file (`attachment`, the default) or shows it.
+
+        Raises:
+            ValueError: The path is empty, or the time is up already.
+            ResourceNotFoundError: There is no such sandbox.
+            ValidationError: The server does not take an argument; `field` says which.
+        """
+        wish = DownloadWish(
+            path=path,
+            expires_in_seconds=expires_in_seconds,
+            content_type=content_type,
+            content_disposition=content_disposition,
+        )
+        return await self._service.call(lambda control: wish.call(control, name), headers)
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 

@@ -21,12 +21,13 @@ from .targets import open_target
 from .tunnel import PendingTunnel, TunnelOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from ..models import ExecutionResult, FileChunk, FileStat, GlobResult, GrepResult, RunConfig
+    from ..models import DownloadURL, ExecutionResult, FileChunk, FileStat, GlobResult, GrepResult, RunConfig
     from ..sync import Sandbox, SandboxClient
     from .client import AsyncSandboxClient
+    from .service_url import AsyncServiceURL
     from .sources import Source
     from .targets import Target
 
@@ -450,6 +451,46 @@ class AsyncSandbox:
             remote_port=remote_port, remote_path=remote_path, local_port=local_port, max_reconnects=max_reconnects
         )
         return PendingTunnel(lambda: self._service.tunnel_site(self._data_plane(), headers), options)
+
+    async def service(
+        self,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncServiceURL:
+        """Get the way to an HTTP service on a port of the sandbox. Nothing needs to listen there yet.
+
+        ::
+
+            service = await sandbox.service(8000)
+            response = await service.get("/items")
+
+        The arguments and errors are those of `AsyncSandboxClient.service`.
+        """
+        return await self._client.service(
+            self.name, port, expires_in_seconds=expires_in_seconds, embed_origins=embed_origins, headers=headers
+        )
+
+    async def generate_download_url(
+        self,
+        path: str,
+        *,
+        expires_in_seconds: int | None = None,
+        content_type: str | None = None,
+        content_disposition: Literal["attachment", "inline"] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> DownloadURL:
+        """Make a link to a file. The arguments and errors are those of `AsyncSandboxClient.generate_download_url`."""
+        return await self._client.generate_download_url(
+            self.name,
+            path,
+            expires_in_seconds=expires_in_seconds,
+            content_type=content_type,
+            content_disposition=content_disposition,
+            headers=headers,
+        )
 
     # --- its life ---------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..protocol.download import Download
     from ..protocol.http_call import HttpCall
 
-__all__ = ["HttpDriver", "UploadSource"]
+__all__ = ["HttpDriver", "ResponseStream", "UploadSource"]
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ class HttpDriver:
     @asynccontextmanager
     async def _open(
         self, call: HttpCall[Any], headers: Mapping[str, str] | None, body: Body
-    ) -> AsyncIterator[_ResponseStream]:
+    ) -> AsyncIterator[ResponseStream]:
         """One attempt, up to the head of the response. Raises AttemptFailed or a SandboxClientError."""
         merged = merge_headers(self.headers, headers, call.headers, body.framing)
         timeout = httpx.Timeout(call.timeout, connect=min(call.timeout, CONNECT_SECONDS))
@@ -135,14 +135,14 @@ class HttpDriver:
                 raise classify(error, call) from error
             finally:
                 await body.aclose()
-            stream = _ResponseStream(call, response)
+            stream = ResponseStream(call, response)
             try:
                 yield stream
             finally:
                 await stream.aclose()
 
 
-async def _receive(download: Download, stream: _ResponseStream, write: Callable[[bytes], Awaitable[object]]) -> None:
+async def _receive(download: Download, stream: ResponseStream, write: Callable[[bytes], Awaitable[object]]) -> None:
     head = stream.head
     download.accept(head if head.success else await stream.read_beginning(_MAX_ERROR_BYTES))
     while piece := await stream.receive():
@@ -150,19 +150,23 @@ async def _receive(download: Download, stream: _ResponseStream, write: Callable[
         await write(piece)
 
 
-class _ResponseStream:
+class ResponseStream:
     """A response whose body is read piece by piece."""
 
     def __init__(self, call: HttpCall[Any], response: httpx.Response) -> None:
         self.head = HttpResponse(
             status=response.status_code, headers={name.lower(): value for name, value in response.headers.items()}
         )
+        self.response = response
         self._call = call
-        self._response = response
         self._pieces = response.aiter_bytes()
+        self._unread = b""
 
     async def receive(self) -> bytes:
         """The next piece; empty at the end."""
+        if piece := self._unread:
+            self._unread = b""
+            return piece
         try:
             async for piece in self._pieces:
                 if piece:
@@ -170,6 +174,10 @@ class _ResponseStream:
         except httpx.HTTPError as error:
             raise classify(error, self._call) from error
         return b""
+
+    def unread(self, data: bytes) -> None:
+        """Have these bytes, which were received, received again."""
+        self._unread = data + self._unread
 
     async def read(self, limit: int | None) -> HttpResponse:
         """The whole response."""
@@ -192,7 +200,7 @@ class _ResponseStream:
     async def aclose(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
         with anyio.CancelScope(shield=True):
-            await self._response.aclose()
+            await self.response.aclose()
             # The generators of httpx and httpcore must run to their end, or trio complains that they were left halfway.
             with suppress(httpx.HTTPError, httpx.StreamError):
                 async for _ in self._pieces:

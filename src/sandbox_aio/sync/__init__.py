@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._generated import CommandHandle, Sandbox, SandboxClient, Tunnel
+from ._generated import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, Tunnel
 from ._portal import Portal
 
-__all__ = ["CommandHandle", "Portal", "Sandbox", "SandboxClient", "Tunnel"]
+__all__ = ["CommandHandle", "Portal", "Sandbox", "SandboxClient", "ServiceResponse", "ServiceURL", "Tunnel"]

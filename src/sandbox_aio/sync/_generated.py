@@ -12,16 +12,20 @@ import attrs
 from ..client.client import AsyncSandboxClient
 from ..client.command import AsyncCommandHandle
 from ..client.sandbox import AsyncSandbox
+from ..client.service_url import AsyncServiceResponse, AsyncServiceURL
 from ..client.tunnel import AsyncTunnel
 from ..models import OutputChunk
-from ._bridge import Batched, Managed, Root, unframed
+from ._bridge import Batched, Managed, Root, Twin, unframed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    import httpx
 
     from ..client.sources import Source
     from ..client.targets import Target
     from ..models import (
+        DownloadURL,
         ExecutionResult,
         FileChunk,
         FileStat,
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
         GrepResult,
         ResourceStatus,
         RunConfig,
+        ServiceLoginURL,
         Snapshot,
         TunnelStatistics,
     )
@@ -38,6 +43,8 @@ __all__ = [
     "CommandHandle",
     "Sandbox",
     "SandboxClient",
+    "ServiceResponse",
+    "ServiceURL",
     "Tunnel",
 ]
 
@@ -341,6 +348,100 @@ class SandboxClient(Root[AsyncSandboxClient]):
         """
         with unframed:
             self._bridge.call(self._async.stop_sandbox, name, headers=headers)
+
+    @overload
+    def service(
+        self,
+        name: str,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        access: None = None,
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ServiceURL: ...
+
+    @overload
+    def service(
+        self,
+        name: str,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        access: Literal["restricted", "workspace"],
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ServiceLoginURL: ...
+
+    def service(
+        self,
+        name: str,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        access: Literal["restricted", "workspace"] | None = None,
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ServiceURL | ServiceLoginURL:
+        """Get the way to an HTTP service on a port of a sandbox. Nothing needs to listen there yet.
+
+        Args:
+            expires_in_seconds: How long each token is valid, at most a day. It is renewed for as long as you use it.
+            access: Have people log in instead: those allowed on the sandbox (`restricted`), or all members of the
+                `workspace`. Not every server offers it.
+            embed_origins: Up to 5 origins, such as `https://example.com`, whose pages may show the service in a frame.
+            headers: Sent also whenever the token is renewed.
+
+        Raises:
+            ValueError: An argument cannot be, at once.
+            ResourceNotFoundError: There is no such sandbox.
+            ValidationError: The server does not take an argument; `field` says which.
+        """
+        with unframed:
+            twin: Any = self._bridge.call(
+                self._async.service,
+                name,
+                port,
+                expires_in_seconds=expires_in_seconds,
+                access=access,
+                embed_origins=embed_origins,
+                headers=headers,
+            )
+            return ServiceURL(self._bridge, twin) if isinstance(twin, AsyncServiceURL) else twin
+
+    def generate_download_url(
+        self,
+        name: str,
+        path: str,
+        *,
+        expires_in_seconds: int | None = None,
+        content_type: str | None = None,
+        content_disposition: Literal["attachment", "inline"] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> DownloadURL:
+        """Make a link to a file of a sandbox. Whoever has it can read the file as it is then, without a key.
+
+        Args:
+            path: The file; it need not be there yet.
+            expires_in_seconds: None for as long as the sandbox is there.
+            content_type: By default what the file's name suggests.
+            content_disposition: Whether a browser saves the file (`attachment`, the default) or shows it.
+
+        Raises:
+            ValueError: The path is empty, or the time is up already.
+            ResourceNotFoundError: There is no such sandbox.
+            ValidationError: The server does not take an argument; `field` says which.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.generate_download_url,
+                name,
+                path,
+                expires_in_seconds=expires_in_seconds,
+                content_type=content_type,
+                content_disposition=content_disposition,
+                headers=headers,
+            )
 
     def get_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> Snapshot:
         """Get a snapshot by its UUID, `name` or `name:tag`.
@@ -943,6 +1044,53 @@ class Sandbox(Managed[AsyncSandbox]):
             )
             return Tunnel(self._bridge, twin)
 
+    def service(
+        self,
+        port: int,
+        *,
+        expires_in_seconds: int = 600,
+        embed_origins: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ServiceURL:
+        """Get the way to an HTTP service on a port of the sandbox. Nothing needs to listen there yet.
+
+        ::
+
+            service = sandbox.service(8000)
+            response = service.get("/items")
+
+        The arguments and errors are those of `SandboxClient.service`.
+        """
+        with unframed:
+            twin = self._bridge.call(
+                self._async.service,
+                port,
+                expires_in_seconds=expires_in_seconds,
+                embed_origins=embed_origins,
+                headers=headers,
+            )
+            return ServiceURL(self._bridge, twin)
+
+    def generate_download_url(
+        self,
+        path: str,
+        *,
+        expires_in_seconds: int | None = None,
+        content_type: str | None = None,
+        content_disposition: Literal["attachment", "inline"] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> DownloadURL:
+        """Make a link to a file. The arguments and errors are those of `SandboxClient.generate_download_url`."""
+        with unframed:
+            return self._bridge.call(
+                self._async.generate_download_url,
+                path,
+                expires_in_seconds=expires_in_seconds,
+                content_type=content_type,
+                content_disposition=content_disposition,
+                headers=headers,
+            )
+
     def start(self, *, timeout: float = 120, headers: Mapping[str, str] | None = None) -> None:
         """Start a stopped or failed sandbox and wait until it is ready.
 
@@ -966,6 +1114,142 @@ class Sandbox(Managed[AsyncSandbox]):
         """
         with unframed:
             self._bridge.call(self._async.delete, headers=headers)
+
+
+class ServiceURL(Twin[AsyncServiceURL]):
+    """The way to an HTTP service in a sandbox.
+
+    Get one with `Sandbox.service`. It renews its token before that expires, or when the service refuses it.
+
+    ::
+
+        service = sandbox.service(8000)
+        response = service.post("/items", json={"name": "a"})
+
+    The methods for requests take the keywords of `httpx.request`, such as `json`, `params`, `headers` and
+    `timeout` (by default 30 s of silence), and give the `httpx.Response` whatever its status. Redirects are not
+    followed. What could not be sent is sent again; so is what was cut off or answered 502, 503 or 504, if its method is
+    idempotent and its body can be sent twice. Every request may raise `SandboxConnectionError`, `RequestTimeoutError`
+    and, where a token is needed, what `Sandbox.service` raises.
+    """
+
+    @property
+    def embed_origins(self) -> list[str]:
+        """The origins whose pages may show the service in a frame."""
+        return self._async.embed_origins
+
+    @property
+    def token(self) -> str:
+        """A valid token, for the header `X-Langsmith-Sandbox-Service-Token`."""
+        with unframed:
+            return self._bridge.call(self._async.get_token)
+
+    @property
+    def service_url(self) -> str:
+        """Where programs reach the service, with the token in a header."""
+        with unframed:
+            return self._bridge.call(self._async.get_service_url)
+
+    @property
+    def browser_url(self) -> str:
+        """A URL that lets a browser in. Whoever has it can use the service until it expires."""
+        with unframed:
+            return self._bridge.call(self._async.get_browser_url)
+
+    @property
+    def expires_at(self) -> str:
+        """When the token expires, RFC 3339; renewed if that is about to be."""
+        with unframed:
+            return self._bridge.call(self._async.get_expires_at)
+
+    @property
+    def embed_url(self) -> str:
+        """A URL for a frame in a page of one of the `embed_origins`; empty without such."""
+        with unframed:
+            return self._bridge.call(self._async.get_embed_url)
+
+    def request(self, method: str, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a request to a path of the service. An answer of more than 256 MiB is an error: use `stream`.
+
+        Raises:
+            ValueError: The path leads out of the service, or redirects are to be followed.
+        """
+        with unframed:
+            return self._bridge.call(lambda: self._async.request(method, path, **options))
+
+    def get(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a GET; see `request`."""
+        with unframed:
+            return self._bridge.call(lambda: self._async.get(path, **options))
+
+    def post(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a POST; see `request`."""
+        with unframed:
+            return self._bridge.call(lambda: self._async.post(path, **options))
+
+    def put(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a PUT; see `request`."""
+        with unframed:
+            return self._bridge.call(lambda: self._async.put(path, **options))
+
+    def patch(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a PATCH; see `request`."""
+        with unframed:
+            return self._bridge.call(lambda: self._async.patch(path, **options))
+
+    def delete(self, path: str = "/", **options: Any) -> httpx.Response:
+        """Send a DELETE; see `request`."""
+        with unframed:
+            return self._bridge.call(lambda: self._async.delete(path, **options))
+
+    def stream(self, method: str, path: str = "/", **options: Any) -> ServiceResponse:
+        """Send a request, and receive the answer's body as it comes.
+
+        `with service.stream("GET", "/events") as response` closes it at the end; otherwise close it
+        with `close`. The arguments and errors are those of `request`.
+        """
+        with unframed:
+            twin = self._bridge.call_owning(lambda: self._async.stream(method, path, **options))
+            return ServiceResponse(self._bridge, twin)
+
+
+class ServiceResponse(Managed[AsyncServiceResponse]):
+    """An answer of a service whose body is received as it comes.
+
+    ::
+
+        with service.stream("GET", "/events") as response:
+            for piece in response:
+                ...
+    """
+
+    @property
+    def status_code(self) -> int:
+        return self._async.status_code
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return self._async.headers
+
+    def receive(self) -> bytes:
+        """Receive the next piece, of any size; empty at the end of the body.
+
+        Raises:
+            SandboxConnectionError: The body was cut off.
+            LocalProtocolError: The response is closed.
+        """
+        with unframed:
+            return self._bridge.call(self._async.receive)
+
+    def read(self) -> bytes:
+        """Receive the rest of the body, of at most 256 MiB. The errors are those of `receive`."""
+        with unframed:
+            return self._bridge.call(self._async.read)
+
+    def close(self) -> None:
+        """End the exchange. Closing again does nothing. It is shielded from interrupts, and quick."""
+        with unframed:
+            self._bridge.call(self._async.aclose)
 
 
 class Tunnel(Managed[AsyncTunnel]):
