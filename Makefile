@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench deps format gen clean test-protocol test-rest constraints
+.PHONY: help demo test lint types bench deps format gen clean test-protocol test-rest test-programs constraints
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install --constraint tools/constraints.txt
@@ -18,7 +18,10 @@ help: ## list the targets
 demo: .venv/.runtime ## watch commands run in sandboxes, in async and in sync Python
 	@.venv/bin/python examples/demo.py
 
-test: lint types test-protocol test-rest ## run every check: lint, types, and all tests on the built wheel
+test: test-programs lint types test-protocol test-rest ## run every check: lint, types, and all tests on the built wheel
+
+test-programs: # the real programs that the tests run; quick when they are there
+	@tools/install_system.sh tests
 
 test-protocol: .venv/.tools | build
 	.venv/bin/python -m coverage run -m pytest tests/protocol
@@ -40,7 +43,7 @@ bench: .venv/.tools ## compare speed with the official client
 	.venv/bin/python -m benchmarks
 
 deps: ## install what needs root (with apt), if anything is missing
-	tools/install_system.sh
+	tools/install_system.sh tests
 
 format: .venv/.tools ## format the sources
 	.venv/bin/ruff check --fix .
@@ -61,7 +64,7 @@ clean: ## remove everything that make has made
 # What the demo and a user need, and then what the checks need. A stamp is as old as what it was made from.
 
 .venv/bin/python:
-	tools/install_system.sh
+	tools/install_system.sh python
 	$$(tools/find_python.sh) -m venv --clear .venv
 
 .venv/.runtime: pyproject.toml tools/constraints.txt | .venv/bin/python

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _snapshot(text: str) -> tuple[str, Path]:
+    name, equals, directory = text.partition("=")
+    if not (name and equals and directory):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIRECTORY")
+    return name, Path(directory)
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -82,6 +90,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="whether stopping the server destroys its sandboxes (default: yes)",
+    )
+    add(
+        "--snapshot",
+        type=_snapshot,
+        action="append",
+        default=[],
+        metavar="NAME=DIRECTORY",
+        help="offer an unpacked root file system as a snapshot; repeatable. DIRECTORY.json may set its user, work_dir "
+        "and env_vars",
     )
     add("--public-url", metavar="URL", help="the origin that clients reach, behind a proxy")
     add(

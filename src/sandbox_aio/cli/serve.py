@@ -43,6 +43,7 @@ def serve_command(arguments: argparse.Namespace) -> int:
         ephemeral=arguments.ephemeral,
         public_url=arguments.public_url,
         service_domain=arguments.service_domain,
+        snapshots=tuple(arguments.snapshot),
         tls_cert=Path(arguments.tls_cert) if arguments.tls_cert else None,
         tls_key=Path(arguments.tls_key) if arguments.tls_key else None,
     )

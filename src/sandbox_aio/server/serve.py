@@ -66,6 +66,8 @@ class ServerConfig:
     service_domain: str = "localhost"
     """What follows `{sandbox_id}--{port}.` in the hosts of services. It needs a wildcard record, and should be used
     for nothing else."""
+    snapshots: tuple[tuple[str, Path], ...] = ()
+    """Names and directories of snapshots beside `host`: root file systems that are there unpacked."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -179,6 +181,8 @@ class Server:
         await self.router.detach(id, why)
 
     async def _unavailable(self, failure: RuntimeFailure) -> ServeError:
+        if failure.kind == "SnapshotConfig":
+            return ServeError(str(failure), hint="--snapshot takes NAME=DIRECTORY")
         found = await self._runtime.probe()
         if isinstance(found, Unavailable):
             return ServeError(f"the runtime {found.runtime} cannot run here: {found.reason}", hint=found.hint)
@@ -209,7 +213,7 @@ def make_runtime(config: ServerConfig) -> Runtime:
         raise ServeError(f"there is no runtime {config.runtime!r}", hint=f"choose one of: {', '.join(RUNTIMES)}")
     from sandbox_aio.runtimes.namespaces import NamespacesRuntime
 
-    return NamespacesRuntime(config.state_dir, ephemeral=config.ephemeral)
+    return NamespacesRuntime(config.state_dir, ephemeral=config.ephemeral, snapshots=config.snapshots)
 
 
 def raise_file_limit() -> None:

@@ -31,11 +31,12 @@ from .keeper import ZygoteKeeper
 from .plan import BootPlan, Overlay, Preparation
 from .sandbox_directory import Record
 from .shielding import shielded
+from .snapshot_directory import MOUNT_POINTS, DirectorySnapshot, open_snapshots
 from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
 __all__ = ["NamespacesRuntime"]
 
@@ -65,12 +66,20 @@ class NamespacesRuntime:
 
     `daemon_entry`: `module:function`; the zygote imports it, and every sandbox calls it with its listener and its
     configuration.
+
+    `snapshots`: names and directories of further snapshots; see `snapshot_directory`.
     """
 
     name = probe.NAME
 
     def __init__(
-        self, state_dir: Path, *, ephemeral: bool, die_with: int | None = None, daemon_entry: str = DAEMON_ENTRY
+        self,
+        state_dir: Path,
+        *,
+        ephemeral: bool,
+        die_with: int | None = None,
+        daemon_entry: str = DAEMON_ENTRY,
+        snapshots: Iterable[tuple[str, Path]] = (),
     ) -> None:
         self._state = StateDirectory(Path(state_dir))
         self._ephemeral = ephemeral
@@ -94,6 +103,9 @@ class NamespacesRuntime:
         self._system_directories = snapshot_host.system_directories()
         self._skeleton = Path()
         self._overlays: tuple[Overlay, ...] = ()
+        """Those of the snapshot `host`."""
+        self._wanted_snapshots = tuple(snapshots)
+        self._directories: dict[str, DirectorySnapshot] = {}
         self._cleaning: asyncio.Task[None] | None = None
         self._trash_is_full = False
         self._background: set[asyncio.Task[None]] = set()
@@ -109,6 +121,7 @@ class NamespacesRuntime:
         self._on_exit = on_exit
         if (unavailable := probe.preconditions()) is not None:
             raise _failure(unavailable)
+        self._directories = open_snapshots(self._wanted_snapshots)
         await asyncio.to_thread(self._state.open)
         try:
             await self._recover()
@@ -237,14 +250,22 @@ class NamespacesRuntime:
             self._clean_up()
 
     def _preparation(self, ids: IdMap, cgroup_files: tuple[str, ...] = ()) -> Preparation:
-        sandboxes = str(self._state.sandboxes)
-        return Preparation(sandboxes=sandboxes, ids=ids, overlays=self._overlays, cgroup_files=cgroup_files)
+        return self._preparation_of(HOST_SNAPSHOT_ID, ids, cgroup_files)
+
+    def _preparation_of(self, snapshot_id: str, ids: IdMap, cgroup_files: tuple[str, ...]) -> Preparation:
+        sandboxes, overlays = str(self._state.sandboxes), self._overlays_of(snapshot_id)
+        return Preparation(sandboxes=sandboxes, ids=ids, overlays=overlays, cgroup_files=cgroup_files)
+
+    def _overlays_of(self, snapshot_id: str) -> tuple[Overlay, ...]:
+        directory = self._directories.get(snapshot_id)
+        return self._overlays if directory is None else directory.overlays()
 
     # One sandbox.
 
     async def snapshots(self) -> list[SnapshotInfo]:
-        """Return the one snapshot that there is: the machine's own programs in a fresh system."""
-        return [await asyncio.to_thread(snapshot_host.describe, self._state.path)]
+        """Return `host`, the machine's own programs in a fresh system, and the directories that were named."""
+        host = await asyncio.to_thread(snapshot_host.describe, self._state.path)
+        return [host, *(directory.describe() for directory in self._directories.values())]
 
     async def create(self, spec: SandboxSpec) -> None:
         """Make a sandbox's directory: see `Runtime.create`. Nothing happens when there is such a sandbox.
@@ -279,7 +300,7 @@ class NamespacesRuntime:
                 raise ValueError
         except ValueError:
             raise RuntimeFailure(f"{spec.id!r} is not a UUID in lower case") from None
-        if spec.snapshot_id != HOST_SNAPSHOT_ID:
+        if spec.snapshot_id != HOST_SNAPSHOT_ID and spec.snapshot_id not in self._directories:
             raise RuntimeFailure(f"there is no snapshot {spec.snapshot_id!r}", kind="SnapshotNotFound")
         if not _HOSTNAME.fullmatch(spec.hostname):
             raise RuntimeFailure(f"{spec.hostname!r} is not a host name: letters, digits, '-' and '.', at most 63")
@@ -292,7 +313,13 @@ class NamespacesRuntime:
                 await client.request("prepare", preparation=attrs.asdict(self._preparation(self._ids.next)))
 
     def _lay(self, sandbox: _Sandbox, directory: Path) -> None:
-        sandbox_directory.lay(directory, sandbox.ids, self._overlays, sandbox.spec.hostname)
+        sandbox_directory.lay(
+            directory,
+            sandbox.ids,
+            self._overlays_of(sandbox.spec.snapshot_id),
+            sandbox.spec.hostname,
+            mount_points=MOUNT_POINTS if sandbox.spec.snapshot_id in self._directories else {},
+        )
         if not self._ephemeral:
             Record(spec=sandbox.spec, ids=sandbox.ids).write(directory)
 
@@ -323,7 +350,7 @@ class NamespacesRuntime:
             groups = await asyncio.to_thread(
                 self._cgroups.make, spec.id, cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes
             )
-        preparation = self._preparation(sandbox.ids, groups)
+        preparation = self._preparation_of(spec.snapshot_id, sandbox.ids, groups)
         plan = attrs.asdict(BootPlan(id=spec.id, hostname=spec.hostname, preparation=preparation))
         with (
             handover.listener(self._state.daemon_socket(spec.id)) as listener,

@@ -25,7 +25,7 @@ from .idmap import IdMap
 from .plan import Layer, Overlay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Record", "kill_orphan", "lay", "overlays", "write_process"]
 
@@ -66,15 +66,27 @@ def overlays(skeleton: Path, system_directories: Iterable[str], unmapped: frozen
     return (overlay("", str(skeleton), ""), *system)
 
 
-def lay(directory: Path, ids: IdMap, plan: Iterable[Overlay], hostname: str) -> None:
-    """Create the directory, with a host name and nothing else of its own. Raises OSError; what it made then stays."""
+def lay(
+    directory: Path,
+    ids: IdMap,
+    plan: Iterable[Overlay],
+    hostname: str,
+    *,
+    mount_points: Mapping[str, int] | None = None,
+) -> None:
+    """Create the directory, with a host name and nothing else of its own but `mount_points`, by name and mode.
+
+    Raises OSError; what it made then stays.
+    """
     base = str(directory)
     for path in (base, f"{base}/root"):
         _make_directory(path, 0o711)
     theirs = [name for overlay in plan for name in (overlay.upper, overlay.work)]
     theirs.append("upper/etc")
+    modes = {f"upper/{name}": mode for name, mode in (mount_points or {}).items()}
+    theirs += modes
     for name in theirs:
-        _make_directory(f"{base}/{name}", 0o755)
+        _make_directory(f"{base}/{name}", modes.get(name, 0o755))
     files = {
         "upper/etc/hostname": f"{hostname}\n",
         "upper/etc/hosts": f"127.0.0.1 localhost {hostname}\n::1 localhost ip6-localhost ip6-loopback {hostname}\n",
