@@ -73,6 +73,8 @@ def test_streams_are_numbered_by_role_and_opened_by_a_window_update() -> None:
         assert [session.open_stream(), session.open_stream()] == [first, first + 2]
         assert sent(session) == [(WINDOW, SYN, first, 0), (WINDOW, SYN, first + 2, 0)]
         assert session.stream_ids == [first, first + 2]
+        assert session.has_stream(first)
+        assert not session.has_stream(first + 4)
 
 
 def test_a_larger_window_is_told_with_the_syn_and_with_the_ack() -> None:
