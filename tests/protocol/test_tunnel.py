@@ -282,6 +282,21 @@ def test_the_other_side_may_leave_without_closing() -> None:
         pair.client.open_stream(PORT, pair.now)
 
 
+def test_a_connection_that_takes_no_more_streams_is_closed_with_its_last_one() -> None:
+    pair = Pair()
+    stream_id = pair.connect()
+    pair.client.receive_bytes(frame(BINARY, HEADER.pack(0, 3, 0, 0, 0)), pair.now)
+    pair.client.end_stream(stream_id)
+    pair.settle()
+    assert pair.client.open
+    pair.daemon.end_stream(stream_id)
+    told, heard = pair.settle()
+    reason = "the other side accepts no further streams"
+    assert told == [StreamEnded(stream_id), TunnelClosed(reason=reason)]
+    assert heard == [TunnelClosed(reason=reason)]
+    assert pair.client.finished
+
+
 def test_a_message_over_the_limit_is_refused_by_the_websocket() -> None:
     limits = WebSocketLimits(max_message_bytes=1000)
     client = ClientTunnel(open_client(limits), LIMITS)

@@ -27,6 +27,7 @@ from .yamux_events import (
     YamuxEvent,
     YamuxLimits,
 )
+from .yamux_states import YamuxSessionState
 
 __all__ = [
     "ClientTunnel",
@@ -135,7 +136,7 @@ class _Tunnel(abc.ABC):
         if self._websocket.state is not WebSocketState.OPEN:
             return
         self._session.go_away()
-        self._session.receive_eof("the tunnel was closed")
+        self._session.receive_eof(reason or "the tunnel was closed")
         self._pack()
         self._read_session()
         self._websocket.close(now, code, reason)
@@ -186,6 +187,10 @@ class _Tunnel(abc.ABC):
         if session.finished and self._websocket.state is WebSocketState.OPEN:
             self._pack()
             self._websocket.close(now, 1002, "the yamux session failed")
+        elif session.state is YamuxSessionState.LEAVING and not session.stream_ids:
+            self.close(
+                now, reason="the other side accepts no further streams"
+            )  # so that another connection can be made
 
     def _read_session(self) -> None:
         for event in self._session.events():
