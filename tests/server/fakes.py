@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -174,6 +175,8 @@ class FakeRuntime:
         self.real: DaemonAddress | None = None
         """A daemon that is a process of its own, which is then that of every sandbox that starts."""
         self.closed: bool | None = None
+        self.no_egress = False
+        self.egress_ports: dict[str, int] = {}
         self._directory = tempfile.TemporaryDirectory(prefix="fake-")
 
     async def open(self, on_exit: ExitCallback) -> Capabilities:
@@ -214,6 +217,15 @@ class FakeRuntime:
         if daemon is None or daemon.server is None:
             return None
         return DaemonAddress(path=daemon.path, secret=daemon.spec.secret)
+
+    async def egress_listener(self, id: str) -> socket.socket | None:
+        """A listener at any port; `egress_ports` tells the tests which. None with `no_egress`."""
+        if self.no_egress:
+            return None
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        listener.setblocking(False)
+        self.egress_ports[id] = listener.getsockname()[1]
+        return listener
 
     async def stop(self, id: str) -> None:
         self.calls.append(("stop", id))

@@ -1,8 +1,8 @@
 """The interface between the server and whatever makes sandboxes.
 
 A runtime makes, starts, stops, destroys and lists sandboxes and tells where a sandbox's daemon listens. Commands,
-files and ports are not its business: those go to the daemon. Nothing here is a descriptor or a process id, so that the
-same interface fits a runtime on another machine.
+files and ports are not its business: those go to the daemon. Nothing here is a process id, and the one descriptor, on
+which a sandbox's way out is served, may be a bridge: the same interface fits a runtime on another machine.
 
 Every method may be called again after a crash of its caller: `create`, `stop` and `destroy` are idempotent by id.
 """
@@ -10,11 +10,15 @@ Every method may be called again after a crash of its caller: `create`, `stop` a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import attrs
 
+if TYPE_CHECKING:
+    import socket
+
 __all__ = [
+    "EGRESS_PORT",
     "Capabilities",
     "DaemonAddress",
     "ExitCallback",
@@ -25,6 +29,9 @@ __all__ = [
     "SnapshotInfo",
     "Unavailable",
 ]
+
+EGRESS_PORT: Final = 17_128
+"""Where programs in a sandbox find the server's proxy, at 127.0.0.1. Below the ephemeral ports; IANA gave it nobody."""
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +162,15 @@ class Runtime(Protocol):
 
     async def address(self, id: str) -> DaemonAddress | None:
         """Where the daemon of a running sandbox listens; None when it does not run."""
+        ...
+
+    async def egress_listener(self, id: str) -> socket.socket | None:
+        """A non-blocking TCP socket that accepts what programs in a running sandbox connect to at `EGRESS_PORT`.
+
+        The caller's to close, and then offered again to whoever asks. A runtime elsewhere bridges the connections to a
+        socket here. None: the sandbox does not run, or its runtime has no way out to offer. The sandbox is asked for
+        nothing: connections wait in the kernel until somebody accepts them.
+        """
         ...
 
     async def stop(self, id: str) -> None:

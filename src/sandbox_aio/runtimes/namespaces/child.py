@@ -10,6 +10,7 @@ Both report to the zygote over one socket; a stage that fails is named there, an
     usher -> zygote   {"unshared": true}                  only with a range of ids
     zygote -> usher   {"mapped": true} + layers           the id maps are written; the layers are detached mounts
     usher -> zygote   {"init": pid}                       and the usher ends
+    init -> zygote    {"egress": true} + [socket]         it listens in the sandbox's own network, for the server
     zygote -> init    {"adopted": true}                   the usher is reaped: the zygote is the init's parent now
     zygote -> init    {"plan": ...} + [listener, config]
     init -> zygote    {"ready": true}
@@ -30,6 +31,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from ..base import EGRESS_PORT
 from . import control, mounts, privileges, syscalls
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ DaemonEntry = Callable[[socket.socket, dict[str, Any]], None]
 Stage = tuple[str, Callable[[], None]]
 
 HANDSHAKE_TIMEOUT_S: Final = 20.0
+EGRESS_BACKLOG: Final = 128
+"""Connections that wait in the kernel for the server to accept them."""
 
 _NAMESPACES: Final = (
     syscalls.CLONE_NEWUSER
@@ -167,9 +171,17 @@ class _Child:
             ("limit capabilities", privileges.limit_capabilities),
             ("limit resources", privileges.limit_resources),
             ("bring lo up", syscalls.loopback_up),
+            ("listen for egress", self._listen_for_egress),
             ("wait for the zygote", self._be_adopted),
             ("warm up", _warm_up),
         )
+
+    def _listen_for_egress(self) -> None:
+        """Open the sandbox's only way out, and keep nothing of it: who accepts connections there is the server."""
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind(("127.0.0.1", EGRESS_PORT))
+            listener.listen(EGRESS_BACKLOG)
+            control.send(self._channel, {"egress": True}, [listener.fileno()])
 
     def _be_adopted(self) -> None:
         """Wait until the zygote is this process's parent, then, perhaps, tie this life to the zygote's.

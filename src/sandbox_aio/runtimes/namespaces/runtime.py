@@ -36,6 +36,7 @@ from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Coroutine, Iterable
 
 __all__ = ["NamespacesRuntime"]
@@ -368,6 +369,11 @@ class NamespacesRuntime:
         """Return where the daemon of a running sandbox listens; None when it does not run."""
         sandbox = self._sandboxes.get(id)
         return self._address(sandbox) if sandbox is not None and sandbox.state == "running" else None
+
+    async def egress_listener(self, id: str) -> socket.socket | None:
+        """Return a socket that listens in a running sandbox's network: see `Runtime.egress_listener`."""
+        client = self._keeper.present
+        return await client.socket("egress", id=id) if client is not None and await self.address(id) else None
 
     async def stop(self, id: str) -> None:
         """Kill every process of a sandbox and keep its files. Nothing happens when it does not run, or is unknown.

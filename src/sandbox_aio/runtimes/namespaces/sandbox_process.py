@@ -42,6 +42,8 @@ class SandboxProcess:
     """When a step that is under way must be done."""
     handover: tuple[int, ...] = ()
     """The listener and the configuration, until the init has them."""
+    egress: int | None = None
+    """A socket that listens in the sandbox's network. Every server is given it anew; it is closed with the sandbox."""
     running: bool = False
     ending: bool = False
     """It is being killed."""
@@ -77,6 +79,13 @@ class SandboxProcess:
         with contextlib.suppress(OSError):  # The init is dead already; its pidfd says so next.
             control.send(self.channel, message, list(self.handover))
         self.close_handover()
+
+    def close_descriptors(self) -> None:
+        """Close what we hold of a sandbox that is gone, its network among it."""
+        self.close_handover()
+        if self.egress is not None:
+            os.close(self.egress)
+            self.egress = None
 
     def close_handover(self) -> None:
         """Close the descriptors that the init has, or will never have."""

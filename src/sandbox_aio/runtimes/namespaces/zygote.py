@@ -7,6 +7,7 @@ at a time over its control socket:
     {"op": "prepare", "seq": n, "preparation": {...}}                      have an init ready for such a start
     {"op": "start", "seq": n, "plan": {...}} + [listener, configuration]   boot a sandbox
     {"op": "kill", "seq": n, "id": id}                                     kill all of it; answered when it is gone
+    {"op": "egress", "seq": n, "id": id}                                   answered with {...} + [socket]: see child.py
     {"op": "list", "seq": n}                                               answered with {"running": [id, ...]}
     {"op": "shutdown", "seq": n}                                           kill everything and end
 
@@ -96,7 +97,7 @@ def main() -> NoReturn:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Each sandbox takes two descriptors.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Each sandbox takes three descriptors.
     entry = _load(settings.daemon_entry)
     gc.collect()
     gc.freeze()
@@ -203,9 +204,8 @@ class _Zygote:
         try:
             self._obey(message, descriptors)
         except Exception as error:  # Whatever a request brings, the zygote lives on, and says what was wrong.
-            self._answer(
-                message.get("seq"), error=f"{type(error).__name__}: {error}", errno=getattr(error, "errno", None)
-            )
+            reason = f"{type(error).__name__}: {error}"
+            self._answer(message.get("seq"), error=reason, errno=getattr(error, "errno", None))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -234,6 +234,9 @@ class _Zygote:
                 else:
                     sandbox.kills.append(seq)
                     self._kill(sandbox)
+            case "egress":
+                egress = self._sandboxes[str(message["id"])].egress
+                self._answer(seq, [] if egress is None else [egress])
             case "list":
                 running = [id for id, sandbox in self._sandboxes.items() if sandbox.running]
                 self._answer(seq, running=running, ephemeral=self._settings.ephemeral)
@@ -243,18 +246,18 @@ class _Zygote:
             case unknown:
                 raise ValueError(f"there is no operation {unknown!r}")
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if self._server is None:
             return
         try:
-            control.send(self._server, message)
+            control.send(self._server, message, descriptors)
         except BlockingIOError:
             self._server_left()  # It has left a full socket buffer of answers unread: it hangs.
         except OSError:
             return  # It is gone; its end of file comes next.
 
-    def _answer(self, seq: object, **fields: Any) -> None:
-        self._tell({"seq": seq, "ok": "error" not in fields, **fields})
+    def _answer(self, seq: object, descriptors: list[int] | None = None, **fields: Any) -> None:
+        self._tell({"seq": seq, "ok": "error" not in fields, **fields}, descriptors)
 
     # A boot.
 
@@ -325,6 +328,8 @@ class _Zygote:
             self._unwatch(sandbox.channel.fileno())  # The process is ending; its pidfd says the rest.
             return
         message, descriptors = received
+        if "egress" in message and sandbox.egress is None and descriptors and not sandbox.running:
+            sandbox.egress = descriptors.pop()
         for descriptor in descriptors:
             os.close(descriptor)
         if "failed" in message:
@@ -344,10 +349,9 @@ class _Zygote:
     def _map_ids(self, sandbox: SandboxProcess) -> None:
         try:
             sandbox.map_ids()
-        except LayerError as error:
-            self._fail(sandbox, "map user ids", error.errno, str(error), layer=error.layer)
         except OSError as error:
-            self._fail(sandbox, "map user ids", error.errno, str(error))
+            layer = error.layer if isinstance(error, LayerError) else None
+            self._fail(sandbox, "map user ids", error.errno, str(error), layer=layer)
 
     def _give_up_slow_boots(self) -> None:
         now = time.monotonic()
@@ -375,9 +379,7 @@ class _Zygote:
         self._kill(sandbox)
 
     def _kill(self, sandbox: SandboxProcess) -> None:
-        """Kill the init, with which the kernel kills the whole sandbox; or, before there is one, cut its handshake
-        off.
-        """
+        """Kill the init, and so the whole sandbox; or, before there is one, cut its handshake off."""
         sandbox.ending = True
         if sandbox.usher_fd is None and sandbox.init_fd is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -424,7 +426,7 @@ class _Zygote:
         """Take leave of a sandbox of which nothing is left, and tell whoever waits for that."""
         self._unwatch(sandbox.channel.fileno())
         sandbox.channel.close()
-        sandbox.close_handover()
+        sandbox.close_descriptors()
         remove_groups(sandbox.preparation.cgroup_files)
         self._all.remove(sandbox)
         if sandbox.plan is None:

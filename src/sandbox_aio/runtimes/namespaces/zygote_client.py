@@ -88,6 +88,9 @@ def connect(control_socket: Path) -> socket.socket | None:
     return connection
 
 
+_Answer = tuple[dict[str, Any], list[int]]
+
+
 class ZygoteClient:
     """One control connection, on the running event loop. Requests may overlap; each waits for the answer with its
     number.
@@ -104,7 +107,7 @@ class ZygoteClient:
         self._on_exit = on_exit
         self._on_loss = on_loss
         self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._answers: dict[int, asyncio.Future[_Answer]] = {}
         self._sending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._on_readable)
@@ -114,22 +117,47 @@ class ZygoteClient:
     ) -> dict[str, Any]:
         """Send one request with some descriptors and return its answer, which may be an error (`"ok"` is false).
 
+        Descriptors that come with the answer are closed.
+
         Raises RuntimeFailure when the zygote is gone or does not answer within `timeout` seconds.
         Cancellation: the request is not taken back; its answer is dropped.
         """
+        message, received = await self._exchange(op, descriptors, timeout=timeout, **fields)
+        _close_all(received)
+        return message
+
+    async def socket(self, op: str, **fields: Any) -> socket.socket | None:
+        """Send one request and return the socket that comes with its answer, non-blocking; None if there is none."""
+        _, received = await self._exchange(op, (), **fields)
+        if not received:
+            return None
+        _close_all(received[1:])
+        found = socket.socket(fileno=received[0])
+        found.setblocking(False)
+        return found
+
+    async def _exchange(
+        self, op: str, descriptors: Sequence[int], *, timeout: float = REQUEST_TIMEOUT_S, **fields: Any
+    ) -> _Answer:
+        """Do as `request`, but hand the descriptors that came with the answer to the caller."""
         number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        answer: asyncio.Future[_Answer] = self._loop.create_future()
         self._answers[number] = answer
+        taken = False
         try:
             async with asyncio.timeout(timeout):
                 await self._send({"op": op, "seq": number, **fields}, list(descriptors))
-                return await answer
+                await asyncio.wait([answer])
+            taken = True
+            return answer.result()
         except TimeoutError:
             raise RuntimeFailure(f"the zygote did not answer {op!r} within {timeout:g} s", kind="Runtime") from None
         except (OSError, control.MessageError) as error:
             raise RuntimeFailure(f"the zygote did not take {op!r}: {error}", kind="Runtime") from error
         finally:
             del self._answers[number]
+            if not taken and answer.done() and not answer.cancelled() and answer.exception() is None:
+                _close_all(answer.result()[1])  # It came in the instant in which the caller stopped waiting for it.
 
     async def _send(self, message: control.Message, descriptors: list[int]) -> None:
         async with self._sending:
@@ -162,12 +190,12 @@ class ZygoteClient:
             self._on_loss()
             return
         message, descriptors = received
-        for descriptor in descriptors:
-            os.close(descriptor)
+        if (answer := self._answers.get(message.get("seq", 0))) is not None and not answer.done():
+            answer.set_result((message, descriptors))
+            return
+        _close_all(descriptors)
         if message.get("event") == "exit":
             self._on_exit(str(message["id"]), str(message["reason"]))
-        elif (answer := self._answers.get(message.get("seq", 0))) is not None and not answer.done():
-            answer.set_result(message)
 
     def close(self) -> None:
         """End the connection; an ephemeral zygote then ends everything. Requests that wait fail."""
@@ -179,3 +207,8 @@ class ZygoteClient:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(RuntimeFailure("the zygote ended, and its sandboxes with it", kind="Runtime"))
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
