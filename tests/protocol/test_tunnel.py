@@ -109,6 +109,19 @@ def test_the_first_bytes_may_come_with_the_status_or_with_the_preamble() -> None
     daemon.consume(1, 2)
 
 
+def test_both_ends_measure_how_far_the_other_is_with_their_first_stream() -> None:
+    client, daemon = ClientTunnel(open_client(), LIMITS), DaemonTunnel(open_server(), LIMITS)
+    client.open_stream(PORT, 1.0)
+    daemon.receive_bytes(b"".join(client.bytes_to_send()), 1.2)
+    client.receive_bytes(b"".join(daemon.bytes_to_send()), 1.4)
+    daemon.receive_bytes(b"".join(client.bytes_to_send()), 1.7)
+    assert client._session.round_trip == pytest.approx(0.4)
+    assert daemon._session.round_trip == pytest.approx(0.5)
+    client.open_stream(PORT, 2.0)
+    daemon.receive_bytes(b"".join(client.bytes_to_send()), 2.2)
+    assert HEADER.pack(0, 2, 1, 0, 2) not in b"".join(daemon.bytes_to_send())
+
+
 def test_text_messages_count_as_their_bytes() -> None:
     daemon = DaemonTunnel(open_server(), LIMITS)
     daemon.receive_bytes(frame(TEXT, HEADER.pack(0, 0, 1, 1, 3) + b"\1\0\x50", masked=True), 0.0)

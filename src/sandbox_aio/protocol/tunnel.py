@@ -318,6 +318,11 @@ class DaemonTunnel(_Tunnel):
         if status is not TunnelStatus.CONNECTED:
             self._session.end_stream(stream_id)
 
+    def _read(self, now: float) -> None:
+        super()._read(now)
+        if self._session.stream_ids and self._session.round_trip is None:
+            self._session.ping(now)  # how far the client is says how its windows may grow
+
     def _pack(self) -> None:
         """As many frames a message as there are."""
         batch: list[bytes] = []
