@@ -21,11 +21,6 @@ PUBLIC_MODULES = [
 ]  # fmt: skip
 
 NOT_YET = {
-    "services": {
-        "AccessDelegation", "AccessDelegationMode", "AudienceMatcher", "CALLBACK_SIGNATURE_HEADER",
-        "DownloadContentDisposition", "SandboxCallback", "SandboxCallbackIdentity", "SandboxCallbackRequest",
-        "SandboxTokenVerifier", "SandboxUser", "ServiceAccess", "USER_TOKEN_HEADER",
-    },
     "mounts and the credential proxy": {
         "AWSMountAuthConfig", "AWSMountRoleAuthConfig", "ContextHubMountConfig", "ContextHubMountSpec",
         "GCPMountAuthConfig", "GCSMountConfig", "GCSMountSpec", "GitMountConfig", "GitMountRefSpec", "GitMountSpec",

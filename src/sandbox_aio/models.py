@@ -8,13 +8,20 @@ type is a `RemoteProtocolError` that names it. Sizes are in bytes, durations in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, overload
+from datetime import datetime
+from typing import Any, Literal, TypedDict, TypeVar, overload
 
 import attrs
 
 from .errors import RemoteProtocolError, SandboxClientError
 
 __all__ = [
+    "CALLBACK_SIGNATURE_HEADER",
+    "USER_TOKEN_HEADER",
+    "AccessDelegation",
+    "AccessDelegationMode",
+    "AudienceMatcher",
+    "DownloadContentDisposition",
     "DownloadURL",
     "ExecutionResult",
     "FileChunk",
@@ -27,7 +34,12 @@ __all__ = [
     "OutputGap",
     "ResourceStatus",
     "RunConfig",
+    "SandboxCallback",
+    "SandboxCallbackIdentity",
+    "SandboxCallbackRequest",
     "SandboxRecord",
+    "SandboxUser",
+    "ServiceAccess",
     "ServiceLoginURL",
     "Snapshot",
     "SnapshotTag",
@@ -35,6 +47,26 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+USER_TOKEN_HEADER = "X-Langsmith-User-Token"
+"""The header in which a service learns who has logged in."""
+CALLBACK_SIGNATURE_HEADER = "X-LangSmith-Signature-JWT"
+"""The header that proves that a callback comes from the service."""
+
+ServiceAccess = Literal["restricted", "workspace"]
+"""Who may log in to a service."""
+DownloadContentDisposition = Literal["attachment", "inline"]
+"""Whether a browser saves a file or shows it."""
+AudienceMatcher = Callable[[str], bool]
+"""Tells whether a callback's URL is one of ours."""
+AccessDelegationMode = Literal["EXPLICIT"]
+
+
+class AccessDelegation(TypedDict):
+    """What a sandbox may do in the name of its creator (wire protocol, section 1.12)."""
+
+    mode: AccessDelegationMode
+    permissions: list[str]
 
 
 class _Members:
@@ -502,4 +534,99 @@ class DownloadURL:
             download_url=members.required_text("download_url"),
             token=members.required_text("token"),
             expires_at=members.text("expires_at"),
+        )
+
+
+@attrs.frozen
+class SandboxUser:
+    """Who has logged in to a service, as a verified token says (wire protocol, section 6.6)."""
+
+    subject: str
+    """Identifies the person."""
+    email: str | None
+    name: str | None
+    expires_at: datetime
+    """When the token expires; UTC."""
+
+
+@attrs.frozen
+class SandboxCallbackIdentity:
+    """On whose behalf a sandbox asked."""
+
+    tenant_id: str
+    sandbox_id: str
+    organization_id: str | None = None
+    ls_user_id: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SandboxCallbackIdentity:
+        """Read the service's JSON object."""
+        members = _Members(data, "callback's identity")
+        return cls(
+            tenant_id=members.required_text("tenant_id"),
+            sandbox_id=members.required_text("sandbox_id"),
+            organization_id=members.text("organization_id"),
+            ls_user_id=members.text("ls_user_id"),
+        )
+
+
+@attrs.frozen
+class SandboxCallbackRequest:
+    """What a sandbox wants to send."""
+
+    method: str
+    url: str
+    scheme: str
+    host: str
+    path: str
+    query: str | None = None
+    headers: dict[str, list[str]] = attrs.field(factory=dict)
+    body_base64: str | None = attrs.field(default=None, repr=False)
+    body_truncated: bool = False
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SandboxCallbackRequest:
+        """Read the service's JSON object."""
+        members = _Members(data, "callback's request")
+        headers = data.get("headers") or {}
+        if not isinstance(headers, Mapping):
+            raise RemoteProtocolError(f"the server sent a callback's request whose 'headers' are {headers!r:.80}")
+        return cls(
+            method=members.required_text("method"),
+            url=members.required_text("url"),
+            scheme=members.required_text("scheme"),
+            host=members.required_text("host"),
+            path=members.required_text("path"),
+            query=members.text("query"),
+            headers={
+                name: _Members({"values": values}, "header").list_of("values", _text)
+                for name, values in headers.items()
+            },
+            body_base64=members.text("body_base64"),
+            body_truncated=members.flag("body_truncated") or False,
+        )
+
+
+@attrs.frozen
+class SandboxCallback:
+    """A verified question of the service about what a sandbox wants to send (wire protocol, section 6.7)."""
+
+    host: str
+    port: int
+    identity: SandboxCallbackIdentity
+    request: SandboxCallbackRequest | None = None
+    """Only for callbacks that are to hear of the whole request."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SandboxCallback:
+        """Read the service's JSON object."""
+        members = _Members(data, "callback")
+        port, request = members.number("port"), data.get("request")
+        if port is None:
+            raise RemoteProtocolError("the server sent a callback without 'port'")
+        return cls(
+            host=members.required_text("host"),
+            port=port,
+            identity=SandboxCallbackIdentity.from_dict(data.get("identity") or {}),
+            request=None if request is None else SandboxCallbackRequest.from_dict(request),
         )

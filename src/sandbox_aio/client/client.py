@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from ..protocol.http_requests import BoxOptions, ControlPlane, box_changes
 from ..protocol.service_requests import DownloadWish, ServiceWish
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from ..models import DownloadURL, ResourceStatus, RunConfig, ServiceLoginURL, Snapshot
+    from ..models import (
+        DownloadContentDisposition,
+        DownloadURL,
+        ResourceStatus,
+        RunConfig,
+        ServiceAccess,
+        ServiceLoginURL,
+        Snapshot,
+    )
     from ..sync import SandboxClient
 
 __all__ = ["AsyncSandboxClient"]
@@ -365,7 +373,7 @@ class AsyncSandboxClient:
         port: int,
         *,
         expires_in_seconds: int = 600,
-        access: Literal["restricted", "workspace"],
+        access: ServiceAccess,
         embed_origins: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ServiceLoginURL: ...
@@ -375,7 +383,7 @@ class AsyncSandboxClient:
         port: int,
         *,
         expires_in_seconds: int = 600,
-        access: Literal["restricted", "workspace"] | None = None,
+        access: ServiceAccess | None = None,
         embed_origins: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncServiceURL | ServiceLoginURL:
@@ -407,7 +415,7 @@ class AsyncSandboxClient:
         *,
         expires_in_seconds: int | None = None,
         content_type: str | None = None,
-        content_disposition: Literal["attachment", "inline"] | None = None,
+        content_disposition: DownloadContentDisposition | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> DownloadURL:
         """Make a link to a file of a sandbox. Whoever has it can read the file as it is then, without a key.

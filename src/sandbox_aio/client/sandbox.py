@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from ..models import DownloadURL, ExecutionResult, FileChunk, FileStat, GlobResult, GrepResult, RunConfig
+    from ..models import (
+        DownloadContentDisposition,
+        DownloadURL,
+        ExecutionResult,
+        FileChunk,
+        FileStat,
+        GlobResult,
+        GrepResult,
+        RunConfig,
+    )
     from ..sync import Sandbox, SandboxClient
     from .client import AsyncSandboxClient
     from .service_url import AsyncServiceURL
@@ -479,7 +488,7 @@ class AsyncSandbox:
         *,
         expires_in_seconds: int | None = None,
         content_type: str | None = None,
-        content_disposition: Literal["attachment", "inline"] | None = None,
+        content_disposition: DownloadContentDisposition | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> DownloadURL:
         """Make a link to a file. The arguments and errors are those of `AsyncSandboxClient.generate_download_url`."""

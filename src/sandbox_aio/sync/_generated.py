@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..client.sources import Source
     from ..client.targets import Target
     from ..models import (
+        DownloadContentDisposition,
         DownloadURL,
         ExecutionResult,
         FileChunk,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         GrepResult,
         ResourceStatus,
         RunConfig,
+        ServiceAccess,
         ServiceLoginURL,
         Snapshot,
         TunnelStatistics,
@@ -368,7 +370,7 @@ class SandboxClient(Root[AsyncSandboxClient]):
         port: int,
         *,
         expires_in_seconds: int = 600,
-        access: Literal["restricted", "workspace"],
+        access: ServiceAccess,
         embed_origins: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ServiceLoginURL: ...
@@ -379,7 +381,7 @@ class SandboxClient(Root[AsyncSandboxClient]):
         port: int,
         *,
         expires_in_seconds: int = 600,
-        access: Literal["restricted", "workspace"] | None = None,
+        access: ServiceAccess | None = None,
         embed_origins: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ServiceURL | ServiceLoginURL:
@@ -416,7 +418,7 @@ class SandboxClient(Root[AsyncSandboxClient]):
         *,
         expires_in_seconds: int | None = None,
         content_type: str | None = None,
-        content_disposition: Literal["attachment", "inline"] | None = None,
+        content_disposition: DownloadContentDisposition | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> DownloadURL:
         """Make a link to a file of a sandbox. Whoever has it can read the file as it is then, without a key.
@@ -1077,7 +1079,7 @@ class Sandbox(Managed[AsyncSandbox]):
         *,
         expires_in_seconds: int | None = None,
         content_type: str | None = None,
-        content_disposition: Literal["attachment", "inline"] | None = None,
+        content_disposition: DownloadContentDisposition | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> DownloadURL:
         """Make a link to a file. The arguments and errors are those of `SandboxClient.generate_download_url`."""
