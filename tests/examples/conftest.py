@@ -19,6 +19,7 @@ OFFICIAL_MARKS = (
     pytest.mark.leaks("the official client closes what it opened when it is collected"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # its tunnels call what `websockets` has deprecated
 )
 
 
