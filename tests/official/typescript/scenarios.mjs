@@ -174,6 +174,22 @@ export const withOrWithoutWs = {
 };
 
 export const onlyWithWs = {
+  async service_url({ client, sandbox }) {
+    await sandbox.write("/srv/www/hello.txt", "hello");
+    await sandbox.run("nohup python3 -m http.server 8000 --directory /srv/www >/dev/null 2>&1 &");
+    const service = await client.serviceUrl(sandbox.name, { port: 8000, embedOrigins: ["https://a.example"] });
+    const answer = await service.fetch("/hello.txt?a=b");
+    assert.deepEqual([answer.status, await answer.text()], [200, "hello"]);
+    assert.match(await service.serviceUrl(), new RegExp(`/svc/${sandbox.id}/8000/$`));
+    assert.match(await service.browserUrl(), new RegExp(`//${sandbox.id}--8000\\.localhost:\\d+/_svc/auth\\?token=`));
+    assert.match(await service.embedUrl(), /\/_svc\/embed#token=/);
+    assert.deepEqual(service.embedOrigins, ["https://a.example"]);
+    const brief = await client.serviceUrl(sandbox.name, { port: 8000, expiresInSeconds: 5 });
+    assert.equal((await brief.fetch("/hello.txt")).status, 200);
+    await assert.rejects(client.serviceUrl(sandbox.name, { port: 8000, access: "workspace" }), LangSmithSandboxError);
+    await assert.rejects(client.serviceUrl("no-such", { port: 8000 }), LangSmithResourceNotFoundError);
+  },
+
   async callbacks({ sandbox }) {
     const out = [];
     const err = [];
