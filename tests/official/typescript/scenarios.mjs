@@ -75,6 +75,50 @@ export const withOrWithoutWs = {
     });
   },
 
+  async service({ client, sandbox }) {
+    const program = [
+      "import http.server as s",
+      "class Echo(s.BaseHTTPRequestHandler):",
+      "    def answer(self):",
+      "        body = self.rfile.read(int(self.headers.get('content-length', 0)))",
+      "        self.send_response(200)",
+      "        self.end_headers()",
+      "        seen = 'x-langsmith-sandbox-service-token' in self.headers",
+      "        self.wfile.write(f'{self.command} {self.path} {seen} '.encode() + body)",
+      "    do_GET = do_POST = answer",
+      "s.ThreadingHTTPServer(('127.0.0.1', 8000), Echo).serve_forever()",
+    ];
+    await sandbox.write("/tmp/program.py", program.join("\n"));
+    await sandbox.run("python3 /tmp/program.py >/dev/null 2>&1 &");
+    const service = await client.serviceUrl(sandbox.name, { port: 8000, embedOrigins: ["https://example.com"] });
+    assert.deepEqual(service.embedOrigins, ["https://example.com"]);
+    assert.match(await service.browserUrl(), /--8000\.localhost:\d+\/_svc\/auth\?token=/);
+    assert.ok(Date.parse(await service.expiresAt()) > Date.now());
+    assert.equal(await (await service.fetch("/api/data?a=1")).text(), "GET /api/data?a=1 False ");
+    const posted = await service.fetch("/api/data", { method: "POST", body: "ä".repeat(100_000) });
+    assert.equal(await posted.text(), `POST /api/data False ${"ä".repeat(100_000)}`);
+    assert.equal((await fetch(await service.serviceUrl())).status, 401);
+  },
+
+  async service_token_is_renewed({ client, sandbox }) {
+    const service = await client.serviceUrl(sandbox.name, { port: 8000, expiresInSeconds: 30 }); // Less than its 60 s.
+    const first = await service.token();
+    await until(async () => (await service.token()) !== first); // Two of one second may be the same.
+  },
+
+  async download_link({ sandbox }) {
+    await sandbox.write("/tmp/report.csv", "0123456789");
+    const options = { expiresInSeconds: 60, contentType: "text/csv", contentDisposition: "inline" };
+    const { download_url: url, expires_at: expiresAt } = await sandbox.generateDownloadURL("/tmp/report.csv", options);
+    assert.ok(Date.parse(expiresAt) > Date.now());
+    const whole = await fetch(url);
+    assert.equal(await whole.text(), "0123456789");
+    assert.match(whole.headers.get("content-type"), /^text\/csv/);
+    assert.ok(whole.headers.get("content-security-policy"));
+    const part = await fetch(url, { headers: { range: "bytes=2-4" } });
+    assert.deepEqual([part.status, await part.text()], [206, "234"]);
+  },
+
   async files({ sandbox }) {
     await sandbox.write("/app/deep/er/a b+c%2Fä.txt", "hello ä");
     assert.equal(decoder.decode(await sandbox.read("/app/deep/er/a b+c%2Fä.txt")), "hello ä");
