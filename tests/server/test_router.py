@@ -131,7 +131,9 @@ async def test_health_needs_no_key(ready: Ready) -> None:
         assert (await client.head(f"{ready.url}/healthz")).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/unknown/execute", "/one/nothing", "/one/healthz", "/one/..%2Fboxes", "/one/"])
+@pytest.mark.parametrize(
+    "path", ["/unknown/execute", "/one/nothing", "/one/healthz", "/one/connect?port=80", "/one/..%2Fboxes", "/one/"]
+)
 async def test_nobodys_paths_are_404_and_wake_nothing(
     http: httpx.AsyncClient, runtime: FakeRuntime, daemon: Daemon, path: str
 ) -> None:
