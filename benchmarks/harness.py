@@ -11,6 +11,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -121,7 +122,16 @@ def real_server() -> Iterator[str]:
             server.terminate()
 
 
-SERVERS = {"stub": stub_server, "sandbox-aio": real_server}
+@contextmanager
+def far_server() -> Iterator[str]:
+    """Run `sandbox-aio serve` at the end of a long way: 10 ms in either direction, whatever the bandwidth."""
+    with real_server() as endpoint:
+        near = urlsplit(endpoint)
+        with Process(sys.executable, "-m", "benchmarks.distance", str(near.port), "0.01") as distance:
+            yield f"http://127.0.0.1:{int(distance.line(READY_DEADLINE))}{near.path}"
+
+
+SERVERS = {"stub": stub_server, "sandbox-aio": real_server, "far": far_server}
 
 
 @attrs.frozen

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from benchmarks.workloads import WORKLOADS, Subject
+from benchmarks.subject import Subject
+from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

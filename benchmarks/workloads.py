@@ -11,29 +11,15 @@ import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
-import attrs
+
+from benchmarks.subject import Subject, expect
+from benchmarks.tunnels import TUNNEL_WORKLOADS
 
 Number = int | float | str
 
-
-@attrs.frozen(kw_only=True)
-class Subject:
-    """The client under test, open, and the sandbox that its workloads use, unless they make their own."""
-
-    client: Any
-    sandbox: Any
-
-
 Workload = Callable[..., Awaitable[float]]
-
-
-def expect(actual: object, expected: object, what: str) -> None:
-    """Raise `AssertionError` unless `actual` is `expected`; unlike `assert`, also under `python -O`."""
-    if actual != expected:
-        raise AssertionError(f"{what}: expected {expected}, got {actual}")
 
 
 async def run(subject: Subject, command: str, size: int) -> float:
@@ -135,5 +121,5 @@ async def spawn(_: Subject | None, path: str) -> float:
 
 WORKLOADS: dict[str, Workload] = {
     workload.__name__: workload
-    for workload in (run, iterate, resume, sequence, concurrent, echo, memory, lifecycle, spawn)
+    for workload in (run, iterate, resume, sequence, concurrent, echo, memory, lifecycle, spawn, *TUNNEL_WORKLOADS)
 }

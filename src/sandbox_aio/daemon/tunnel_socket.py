@@ -63,6 +63,7 @@ class TunnelSocket(asyncio.Protocol):
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
+        self._acting = False
 
     # --- called by the transport --------------------
 
@@ -113,8 +114,10 @@ class TunnelSocket(asyncio.Protocol):
         self._act()
 
     def flush_soon(self) -> None:
-        """Send what there is to send at the end of this turn of the loop."""
-        if not self._flushing:
+        """Send what there is to send at the end of this turn of the loop; at once, where nobody else can add to it."""
+        if len(self._bridges) == 1 and not self._acting:
+            self._flush()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
@@ -137,6 +140,7 @@ class TunnelSocket(asyncio.Protocol):
         self._arm()
 
     def _act(self) -> None:
+        self._acting = True
         for event in self.tunnel.events():
             if isinstance(event, StreamData):
                 if (bridge := self._bridges.get(event.stream_id)) is not None:
@@ -158,6 +162,7 @@ class TunnelSocket(asyncio.Protocol):
                     dialling.cancel()
             else:
                 assert isinstance(event, TunnelClosed)
+        self._acting = False
         self.flush_soon()
 
     def _begin(self, stream_id: int, target: TunnelTarget) -> None:

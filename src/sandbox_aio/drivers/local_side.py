@@ -16,7 +16,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from .local_socket import break_off, end, try_read, try_write
 
@@ -60,8 +59,12 @@ class Streams(Protocol):
     def flush(self) -> None:
         """Send what was queued."""
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the tunnel's connection takes nothing for now."""
+
     async def room(self) -> None:
-        """Wait while the tunnel's connection takes nothing."""
+        """Wait while it does not."""
 
 
 class LocalConnection:
@@ -100,20 +103,13 @@ class LocalSide:
     async def serve(self) -> None:
         """Accept and move bytes until cancelled, or `close`."""
         self._selector.register(self._listener, _READ)
-        fresh = True
-        while not self._closed:
-            await self._streams.room()
-            ready = self._selector.select(0)
-            if not ready:
-                fresh = True
-                await self._wait()
-                continue
-            if not fresh:
-                await checkpoint()  # somebody always wants something: let the others run
-                if self._closed:
-                    return
-            fresh = False
-            for key, mask in ready:
+        while True:
+            if self._streams.blocked:
+                await self._streams.room()
+            await self._wait()
+            if self._closed:
+                return
+            for key, mask in self._selector.select(0):
                 if key.data is None:
                     await self._accept()
                 elif key.data in self.connections:  # an earlier one of this turn may have ended it

@@ -80,7 +80,8 @@ class TunnelDriver:
         self._wanted = anyio.Event()
         self._unsent = anyio.Event()
         self._room = anyio.Event()
-        self._writing = False
+        self.blocked: bool = False
+        """See `Streams.blocked`. What did not go at once is being sent."""
         self._refused = 0
         self._error: SandboxClientError | None = None
         """Why there is no connection."""
@@ -113,7 +114,7 @@ class TunnelDriver:
         self._tunnel = self._transport = None
         if tunnel is not None and transport is not None:
             tunnel.close(anyio.current_time())
-            if not self._writing:
+            if not self.blocked:
                 transport.send_now(b"".join(tunnel.bytes_to_send()))
             transport.close()
         self._link.close()
@@ -208,7 +209,7 @@ class TunnelDriver:
         finally:
             transport.close()
             self._tunnel = self._transport = None
-            self._writing = False
+            self.blocked = False
             self._make_room()
 
     async def _read(self, transport: Transport, tunnel: ClientTunnel) -> None:
@@ -244,13 +245,13 @@ class TunnelDriver:
         """Send what did not go at once."""
         alive = True
         while alive:
-            while not self._writing:
+            while not self.blocked:
                 self._unsent = anyio.Event()
                 await self._unsent.wait()
             alive = await transport.finish_send()
             while alive and (out := tunnel.bytes_to_send()):
                 alive = await transport.send(b"".join(out))
-            self._writing = False
+            self.blocked = False
             self._make_room()
         transport.close()
 
@@ -384,14 +385,14 @@ class TunnelDriver:
     def flush(self) -> None:
         """Send what goes now; the writer sends the rest, and whatever comes meanwhile."""
         tunnel, transport = self._tunnel, self._transport
-        if self._writing or tunnel is None or transport is None:
+        if self.blocked or tunnel is None or transport is None:
             return
         out = tunnel.bytes_to_send()
         if out and not transport.start_send(b"".join(out)):
-            self._writing = True
+            self.blocked = True
             self._unsent.set()
 
     async def room(self) -> None:
         """See `Streams.room`."""
-        while self._writing:
+        while self.blocked:
             await self._room.wait()

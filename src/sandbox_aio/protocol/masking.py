@@ -34,13 +34,13 @@ class MaskingKeys:
         return key
 
 
-def mask(payload: bytes | memoryview, key: bytes) -> bytes:
-    """Mask a payload with a key of four bytes, or take the mask off."""
+def mask(payload: bytes | bytearray | memoryview, key: bytes) -> bytes:
+    """Mask a payload with a key of four bytes, or take the mask off. A long `bytearray` is of no use afterwards."""
     size = len(payload)
     if size <= _SHORT:
         repeated = (key * (size // 4 + 1))[:size]
         return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
-    masked = bytearray(payload)
+    masked = payload if isinstance(payload, bytearray) else bytearray(payload)
     for position in range(4):
         masked[position::4] = masked[position::4].translate(_TABLES[key[position]])
     return bytes(masked)

@@ -325,7 +325,7 @@ class DaemonTunnel(_Tunnel):
 
     def _pack(self) -> None:
         """As many frames a message as there are."""
-        batch: list[bytes] = []
+        batch: list[bytes | bytearray] = []
         size = 0
         for frame in self._session.bytes_to_send():
             if size + len(frame) > MAX_BATCH_BYTES:
@@ -335,7 +335,7 @@ class DaemonTunnel(_Tunnel):
             size += len(frame)
         self._send_batch(batch)
 
-    def _send_batch(self, batch: list[bytes]) -> None:
+    def _send_batch(self, batch: list[bytes | bytearray]) -> None:
         if batch and self._websocket.state is WebSocketState.OPEN:
             self._websocket.send_binary(batch[0] if len(batch) == 1 else b"".join(batch))
 

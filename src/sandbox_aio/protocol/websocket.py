@@ -184,8 +184,8 @@ class WebSocket:
         self._out.append(_header(_TEXT_FINAL, len(payload), 0))
         self._out.append(payload)
 
-    def send_binary(self, payload: bytes) -> None:
-        """Queue one binary message.
+    def send_binary(self, payload: bytes | bytearray) -> None:
+        """Queue one binary message. A `bytearray` is the websocket's from now on: a client masks it where it is.
 
         Raises:
             LocalProtocolError: the connection is not open.
@@ -198,7 +198,7 @@ class WebSocket:
             self._out.append(mask(payload, key))
         else:
             self._out.append(_header(_BINARY_FINAL, len(payload), 0))
-            self._out.append(payload)
+            self._out.append(payload if isinstance(payload, bytes) else bytes(payload))
 
     def close(self, now: float, code: int = 1000, reason: str = "") -> None:
         """Queue a close frame and wait for the peer's, `close_timeout` at most.

@@ -106,7 +106,7 @@ class Yamux:
         self._skipped: set[int] = set()
         self._unaccepted = 0
         self._grown = 0
-        self._out: list[bytes] = []
+        self._out: list[bytes | bytearray] = []
         self._events: list[YamuxEvent] = []
         self._head = b""
         self._stream: _Stream | None = None
@@ -190,7 +190,9 @@ class Yamux:
         view = memoryview(data)
         for start in range(0, size, most):
             piece = view[start : start + most]
-            self._out.append(b"".join((HEADER.pack(0, _DATA, 0, stream_id, len(piece)), piece)))
+            frame = bytearray(HEADER.pack(0, _DATA, 0, stream_id, len(piece)))
+            frame += piece
+            self._out.append(frame)
 
     def end_stream(self, stream_id: int) -> None:
         """Say that no more data follows; the peer may go on.
@@ -252,7 +254,7 @@ class Yamux:
 
     # --- moving bytes and time ---------------------------------------------------------------------------------------
 
-    def bytes_to_send(self) -> list[bytes]:
+    def bytes_to_send(self) -> list[bytes | bytearray]:
         """Drain what must go out, in order; each item is one whole frame."""
         out, self._out = self._out, []
         return out

@@ -61,7 +61,7 @@ class Wire:
     frames: list[tuple[int, int, int, int]] = attrs.field(factory=list)
     """Type, stream, value and how many bytes of it are still under way, of each frame."""
 
-    def push(self, frame: bytes) -> None:
+    def push(self, frame: bytes | bytearray) -> None:
         """Send a frame."""
         _, kind, _, stream_id, value = HEADER.unpack_from(frame)
         assert len(frame) == HEADER_SIZE + (value if kind == 0 else 0)
