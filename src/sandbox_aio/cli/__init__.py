@@ -107,10 +107,27 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         default="localhost",
         help="services are at SANDBOX_ID--PORT.DOMAIN; needs a wildcard record (default: %(default)s)",
     )
+    _add_egress(parser)
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM")
     add("--tls-key", metavar="FILE", help="private key, PEM")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")
     parser.set_defaults(action=_serve)
+
+
+def _add_egress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--egress",
+        choices=("open", "closed"),
+        default="open",
+        help="whether sandboxes may reach public addresses, through the server's proxy (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--egress-allow",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="a host that sandboxes may reach wherever it is, even if egress is closed; repeatable",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

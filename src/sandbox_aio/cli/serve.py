@@ -44,6 +44,8 @@ def serve_command(arguments: argparse.Namespace) -> int:
         public_url=arguments.public_url,
         service_domain=arguments.service_domain,
         snapshots=tuple(arguments.snapshot),
+        egress=arguments.egress,
+        egress_allow=tuple(arguments.egress_allow),
         tls_cert=Path(arguments.tls_cert) if arguments.tls_cert else None,
         tls_key=Path(arguments.tls_key) if arguments.tls_key else None,
     )

@@ -20,6 +20,7 @@ from .creation import parse_create
 from .errors import ApiError
 from .paging import SortKey, paginate
 from .sandbox import Sandbox, Status
+from .updating import parse_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,7 +77,7 @@ class ControlPlane:
                 *(Route(path, self.not_offered, methods=methods) for path, methods in NOT_OFFERED),
                 Route("/boxes/{name}", self.get_sandbox, methods=["GET"]),
                 Route("/boxes/{name}", self.delete_sandbox, methods=["DELETE"]),
-                Route("/boxes/{name}", self.not_offered, methods=["PATCH"]),
+                Route("/boxes/{name}", self.update_sandbox, methods=["PATCH"]),
                 Route("/boxes/{name}/status", self.get_status, methods=["GET"]),
                 Route("/boxes/{name}/start", self.start_sandbox, methods=["POST"]),
                 Route("/boxes/{name}/stop", self.stop_sandbox, methods=["POST"]),
@@ -141,6 +142,11 @@ class ControlPlane:
 
     async def get_status(self, request: Request) -> Response:
         return JSONResponse(views.sandbox_status(self._registry.get(_parameter(request, "name"))))
+
+    async def update_sandbox(self, request: Request) -> Response:
+        change = parse_update(await request.body())
+        sandbox = await self._registry.update(_parameter(request, "name"), change)
+        return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)))
 
     async def delete_sandbox(self, request: Request) -> Response:
         await self._registry.delete(_parameter(request, "name"))

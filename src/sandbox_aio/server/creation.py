@@ -16,6 +16,7 @@ import attrs
 import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
+from .egress.config import NO_RULES, parse_proxy_config
 from .errors import ApiError, Detail, InvalidFieldsError
 from .sandbox import RunConfig, Settings
 from .sandboxes import NewSandbox
@@ -71,7 +72,7 @@ class CreateRequest:
     run_config: RunConfigBody | None = None
     env_vars: dict[str, str] | None = None
     mount_config: Any = None
-    proxy_config: Any = None
+    proxy_config: Any = attrs.field(default=None, repr=False)
     access_delegation: Any = None
     volumes: Any = None
     tag_value_ids: Any = None
@@ -110,6 +111,7 @@ class CreateRequest:
                 mem_bytes=self.mem_bytes,
                 fs_capacity_bytes=capacity,
                 labels=self.labels or {},
+                proxy_config=parse_proxy_config(self.proxy_config) if self.proxy_config is not None else NO_RULES,
                 run_config=RunConfig(
                     user=run_config.user,
                     work_dir=run_config.work_dir,
@@ -301,7 +303,6 @@ _CHECKS: Final[Sequence[tuple[str, Callable[[CreateRequest], str | None]]]] = (
     ("preserve_memory_on_stop", _only_if("preserve_memory_on_stop", (None, False), "this server keeps no memory")),
     ("restore_memory", _only_if("restore_memory", (None, False), "this server keeps no memory")),
     ("mount_config", _only_if("mount_config", (None, {}), "this server offers no mounts")),
-    ("proxy_config", _only_if("proxy_config", (None, {}, {"rules": []}), "this server offers no proxy rules")),
     ("access_delegation", _only_if("access_delegation", (None,), "this server delegates no access")),
     ("volumes", _only_if("volumes", (None, []), "this server offers no volumes")),
     ("tag_value_ids", _only_if("tag_value_ids", (None, []), "this server has no tags for sandboxes")),

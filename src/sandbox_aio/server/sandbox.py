@@ -15,6 +15,8 @@ from typing import Final
 
 import attrs
 
+from .egress.config import NO_RULES, ProxyConfig
+
 __all__ = ["TRANSITIONS", "Change", "Failure", "RunConfig", "Sandbox", "Settings", "Status"]
 
 
@@ -94,6 +96,7 @@ class Settings:
     fs_capacity_bytes: int | None = None
     labels: Mapping[str, str] = attrs.field(factory=dict)
     run_config: RunConfig = attrs.field(factory=RunConfig)
+    proxy_config: ProxyConfig = NO_RULES
 
 
 @attrs.frozen(kw_only=True)

@@ -7,12 +7,13 @@ is cancelled stops waiting, and changes nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -21,6 +22,9 @@ from sandbox_aio.runtimes.base import DaemonAddress, Runtime, RuntimeFailure, Sa
 from .errors import ApiError
 from .sandbox import Change, Failure, RunConfig, Sandbox, Settings, Status
 from .store import MemoryStore
+
+if TYPE_CHECKING:
+    from .egress import EgressGateway
 
 __all__ = ["Detach", "NewSandbox", "SandboxRegistry"]
 
@@ -49,9 +53,12 @@ class SandboxRegistry:
     `reference` is a name or an id everywhere; an unknown one raises ApiError 404.
     """
 
-    def __init__(self, runtime: Runtime, *, detach: Detach, store: MemoryStore | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, *, detach: Detach, egress: EgressGateway | None = None, store: MemoryStore | None = None
+    ) -> None:
         self._runtime = runtime
         self._detach = detach
+        self._egress = egress
         self._store = store if store is not None else MemoryStore()
         self._addresses: dict[str, DaemonAddress] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -141,6 +148,30 @@ class SandboxRegistry:
         if sandbox.status is Status.READY:
             await asyncio.shield(self._spawn(self._stop(sandbox.id)))
 
+    async def update(self, reference: str, change: Callable[[Settings], Settings]) -> Sandbox:
+        """Change what a sandbox was asked to be; a running one is under its new rules when this returns.
+
+        Raises ApiError 400 `InvalidRequest` while it is being started or deleted.
+        """
+        id = self.get(reference).id
+        async with self._lock(id) if id not in self._starting else contextlib.nullcontext():
+            sandbox = self.get(id)
+            if sandbox.status in (Status.PROVISIONING, Status.DELETING):
+                message = f"sandbox {sandbox.name!r} is {sandbox.status}: change it when it is not"
+                raise ApiError(400, "InvalidRequest", message)
+            settings = change(sandbox.settings)
+            if settings == sandbox.settings:
+                return sandbox
+            changed = attrs.evolve(sandbox, settings=settings, updated_at=datetime.now(UTC))
+            self._store.replace(changed)
+            address = self._addresses.get(id)
+            if self._egress is not None and address is not None:
+                try:
+                    await self._egress.follow(id, address, settings.proxy_config)
+                except RuntimeFailure as failure:
+                    raise ApiError(500, failure.kind, str(failure)) from failure
+            return changed
+
     async def delete(self, reference: str) -> None:
         """Destroy a sandbox. Returns when every trace is gone; deleting it meanwhile again waits for the same."""
         sandbox = self.get(reference)
@@ -158,6 +189,7 @@ class SandboxRegistry:
             logger.warning("sandbox %s failed: %s", sandbox.name, reason)
             self._addresses.pop(id, None)
             self._apply(id, Change.BROKE, Failure("DaemonEnded", reason))
+            self._spawn(self._close_way_out(id))
 
     async def aclose(self) -> None:
         """Wait for what is under way. No call may follow."""
@@ -184,7 +216,10 @@ class SandboxRegistry:
                 if not sandbox.made:
                     await self._runtime.create(await self._spec(sandbox, snapshot))
                     self._store.replace(attrs.evolve(self._current(id), made=True))
-                self._addresses[id] = await self._runtime.start(id)
+                self._addresses[id] = address = await self._runtime.start(id)
+                if self._egress is not None:
+                    rules = self._current(id).settings.proxy_config
+                    await self._egress.open_way_out(self._runtime, id, address, rules)
                 self._apply(id, Change.BOOTED)
         except RuntimeFailure as failure:
             logger.warning("sandbox %s did not start: %s", sandbox.name, failure)
@@ -204,6 +239,7 @@ class SandboxRegistry:
             self._apply(id, Change.STOP)
             self._addresses.pop(id, None)
             await self._detach(id, "stopped")
+            await self._close_way_out(id)
             try:
                 await self._runtime.stop(id)
             except RuntimeFailure as failure:
@@ -215,6 +251,7 @@ class SandboxRegistry:
             async with self._lock(id):
                 self._addresses.pop(id, None)
                 await self._detach(id, "deleted")
+                await self._close_way_out(id)
                 await self._runtime.destroy(id)
                 self._store.remove(id)
             del self._locks[id]
@@ -223,10 +260,16 @@ class SandboxRegistry:
         finally:
             del self._deleting[id]
 
+    async def _close_way_out(self, id: str) -> None:
+        if self._egress is not None:
+            await self._egress.detach(id)
+
     async def _spec(self, sandbox: Sandbox, snapshot: SnapshotInfo | None) -> SandboxSpec:
         if snapshot is None:
             snapshot = next(known for known in await self._runtime.snapshots() if known.id == sandbox.snapshot_id)
         own: RunConfig = sandbox.settings.run_config
+        rules = sandbox.settings.proxy_config
+        ours = self._egress.variables(rules) if self._egress is not None else {}
         return SandboxSpec(
             id=sandbox.id,
             snapshot_id=snapshot.id,
@@ -234,7 +277,7 @@ class SandboxRegistry:
             secret=sandbox.secret,
             work_dir=own.work_dir or snapshot.work_dir,
             user=own.user or snapshot.user,
-            env_vars={**snapshot.env_vars, **own.env_vars},
+            env_vars={**ours, **snapshot.env_vars, **rules.env_vars, **own.env_vars},
             cpu_millicores=sandbox.settings.cpu_millicores,
             mem_bytes=sandbox.settings.mem_bytes,
         )

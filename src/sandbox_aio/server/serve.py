@@ -20,6 +20,8 @@ from sandbox_aio.runtimes.base import Capabilities, DaemonAddress, Runtime, Runt
 from .app import ControlPlane
 from .auth import Gate
 from .downloads import Downloads
+from .egress import EgressGateway
+from .egress.policy import OperatorPolicy, parse_entry
 from .hosts import ServiceHosts
 from .limits import MAX_CONNECTIONS
 from .router import Router, Services
@@ -68,6 +70,10 @@ class ServerConfig:
     for nothing else."""
     snapshots: tuple[tuple[str, Path], ...] = ()
     """Names and directories of snapshots beside `host`: root file systems that are there unpacked."""
+    egress: Literal["open", "closed"] = "open"
+    """Whether sandboxes may reach public addresses, through the server's proxy."""
+    egress_allow: tuple[str, ...] = ()
+    """Hosts, with a port or without, that they may reach wherever these are, and when nothing else may be reached."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -79,6 +85,8 @@ class Ready:
     url: str
     """The origin, without a trailing slash."""
     capabilities: Capabilities
+    egress: str = "open"
+    """What sandboxes may reach, for the operator."""
 
     @property
     def endpoint(self) -> str:
@@ -89,7 +97,8 @@ class Ready:
         found = self.capabilities
         enforced = ", ".join(f"{what} {getattr(found, what)}" for what in ("memory", "cpu", "pids", "disk", "network"))
         seccomp = "on" if found.seccomp else "off"
-        return f"listening on {self.url}; runtime {found.runtime}: {enforced}, uids {found.uids}, seccomp {seccomp}"
+        runtime = f"runtime {found.runtime}: {enforced}, uids {found.uids}, seccomp {seccomp}"
+        return f"listening on {self.url}; {runtime}, egress {self.egress}"
 
 
 class Server:
@@ -101,7 +110,8 @@ class Server:
         gate = Gate(config.api_keys)
         self.router: Router = Router(gate, max_connections=_affordable_connections())
         self.authority: ServiceAuthority = ServiceAuthority(config.state_dir)
-        self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self._detach)
+        self.egress: EgressGateway = EgressGateway(_operator_policy(config), config.state_dir)
+        self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self._detach, egress=self.egress)
         links = ServiceLinks(registry=self.registry, authority=self.authority, domain=config.service_domain)
         self.router.app = ControlPlane(self.registry, runtime, links, public_url=config.public_url).app
         self.router.find_daemon = self._find_daemon
@@ -135,6 +145,7 @@ class Server:
                 hint="choose another --state-dir",
             ) from error
         capabilities = await self._open_runtime()
+        self.egress.offered = capabilities.network == "loopback"
         try:
             self.authority.load()
             self.authority.retain([sandbox.id for sandbox in self.registry.list()])
@@ -150,13 +161,14 @@ class Server:
             ) from error
         shown = f"[{host}]" if ":" in host else host
         url = config.public_url or f"{'https' if tls else 'http'}://{shown}:{port}"
-        return Ready(url=url.rstrip("/"), capabilities=capabilities)
+        return Ready(url=url.rstrip("/"), capabilities=capabilities, egress=self.egress.summary)
 
     async def aclose(self) -> None:
         """Stop accepting, tell those attached, and let go of the runtime: with `ephemeral`, nothing is left."""
         await self.router.aclose()
         try:
             await self.registry.aclose()
+            await self.egress.aclose()
         finally:
             await self._runtime.aclose(destroy=self._config.ephemeral)
 
@@ -254,6 +266,14 @@ def _check(config: ServerConfig) -> None:
             f"refusing to serve {config.host} without an API key: anyone who reaches it could run commands",
             hint="add --api-key KEY, or listen on 127.0.0.1",
         )
+
+
+def _operator_policy(config: ServerConfig) -> OperatorPolicy:
+    try:
+        allowed = tuple(parse_entry(text) for text in config.egress_allow)
+    except ValueError as error:
+        raise ServeError(f"--egress-allow: {error}", hint="name a host, such as registry.internal:8443") from error
+    return OperatorPolicy(open=config.egress == "open", allowed=allowed)
 
 
 def _is_loopback(host: str) -> bool:

@@ -44,6 +44,7 @@ def sandbox(record: Sandbox, *, origin: str) -> Json:
         "persistent": True,
         "preserve_memory_on_stop": False,
         "labels": dict(settings.labels),
+        "proxy_config": settings.proxy_config.shown(),
         "run_config": run_config(
             settings.run_config.user, settings.run_config.work_dir, dict(settings.run_config.env_vars)
         ),
