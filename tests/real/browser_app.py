@@ -14,7 +14,7 @@ NAME = sys.argv[1]
 
 PAGE = """
 <!doctype html><html lang="en"><meta charset="utf-8"><title>loading</title>
-<style>body{font:16px/1.5 sans-serif;margin:1.5em;max-width:34em}dt{font-weight:bold}dd{margin:0 0 .6em 1em}</style>
+<style>body{font:16px/1.5 sans-serif;margin:1.5em;white-space:nowrap}dt{font-weight:bold}dd{margin:0 0 .6em 1em}</style>
 <h1>Hello from sandbox NAME</h1>
 <dl><dt>Origin</dt><dd id="origin"></dd>
 <dt>fetch("/api/data")</dt><dd id="fetched">&hellip;</dd><dt>WebSocket("/ws")</dt><dd id="echoed">&hellip;</dd></dl>

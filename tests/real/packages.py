@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import sys
-import sysconfig
 import tarfile
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -34,7 +33,7 @@ def put_packages(sandbox: Sandbox, *names: str) -> None:
             _add(tar, found)
     archive.seek(0)
     sandbox.upload("/tmp/packages.tar", archive)
-    unpacked = sandbox.run(f"mkdir -p {PACKAGES} && tar -xf /tmp/packages.tar -C {PACKAGES} && rm /tmp/packages.tar")
+    unpacked = sandbox.run(f"mkdir {PACKAGES} && tar --no-same-owner -xf /tmp/packages.tar -C {PACKAGES}")
     assert unpacked.success, unpacked.stderr
 
 
@@ -51,8 +50,7 @@ def _with_requirements(names: tuple[str, ...]) -> list[Distribution]:
 
 
 def _add(tar: tarfile.TarFile, found: Distribution) -> None:
-    top = Path(sysconfig.get_path("purelib"))
     for file in found.files or ():
         path = Path(str(found.locate_file(file)))
-        if path.is_relative_to(top) and path.suffix != ".pyc" and ".." not in file.parts and path.is_file():
+        if path.suffix != ".pyc" and ".." not in file.parts and path.is_file():  # ".." leads to commands
             tar.add(path, arcname=str(file), recursive=False)

@@ -42,7 +42,7 @@ OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=800,420",
+    "--window-size=800,450",
 )
 
 FRAMING = """
@@ -114,6 +114,8 @@ def browser(chromium: Chrome) -> Chrome:
 
 class Pages(http.server.BaseHTTPRequestHandler):
     """Pages of somebody else, by path."""
+
+    timeout = 0.5  # seconds: a browser also connects to be ready for more, and then says nothing
 
     def __init__(self, pages: dict[str, str], *args: Any) -> None:
         self.pages = pages
