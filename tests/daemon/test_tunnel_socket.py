@@ -153,18 +153,22 @@ def test_a_reset_of_the_service_reaches_the_client(tunnel: Tunnel) -> None:
 
 def test_the_end_of_the_tunnel_resets_every_connection(daemon: Daemon) -> None:
     outcome: list[object] = []
+    over = threading.Semaphore(0)
 
     def wait(connection: socket.socket) -> None:
         try:
             outcome.append(connection.recv(1))
         except OSError as error:
             outcome.append(type(error))
+        over.release()
 
     with listening(wait) as service:
         with daemon.connect() as connection:
             tunnel = Tunnel(connection)
             for _ in range(3):
                 tunnel.connect(service.target)
+        for _ in range(3):  # a connection may be made before the service has accepted it
+            assert over.acquire(timeout=PATIENCE)
     assert outcome == [ConnectionResetError] * 3
 
 

@@ -23,6 +23,7 @@ class Exchange:
         self._digest = hashlib.sha256()
         self._head = b""
         self._size = 0
+        self._whole = False
 
     def add(self, data: bytes) -> None:
         """Count a piece."""
@@ -32,8 +33,9 @@ class Exchange:
         self.tell("open")
 
     def tell(self, how: str) -> None:
-        """Remember how it stands, once there is a name."""
-        if len(self._head) == NAME_BYTES:
+        """Remember how it stands, once there is a name; what was whole stays so, whatever becomes of the answer."""
+        if len(self._head) == NAME_BYTES and not self._whole:
+            self._whole = how == "whole"
             exchanges[self._head.decode()] = (how, self._size, self._digest.hexdigest())
 
 
