@@ -84,7 +84,8 @@ def test_the_recipe(program: None, port: int, folder: Path) -> None:
     assert re.search(r"^127\.0\.0\.1 \d+ 127\.0\.0\.1 2022\nPython 3\.", run(f"set -e\n{second}", folder))
     assert (folder / "back.py").read_text() == (folder / "ssh_sandbox.py").read_text()
 
-    ssh = "ssh -F sandbox-ssh/config"
+    (folder / "config").write_text(f"Include {folder}/sandbox-ssh/config\n")  # as in ~/.ssh/config
+    ssh = "ssh -F config"
     assert run(f"{ssh} -tt sandbox 'tty; echo $PATH'", folder).startswith("/dev/pts/")
     assert "/opt/venv/bin" in run(f"{ssh} sandbox 'echo $PATH'", folder)
     assert run(f"{ssh} sandbox 'head -c 3000000 /dev/zero' | wc -c", folder) == "3000000\n"
