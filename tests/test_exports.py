@@ -21,13 +21,13 @@ PUBLIC_MODULES = [
 ]  # fmt: skip
 
 NOT_YET = {
-    "mounts and the credential proxy": {
+    "mounts, and the types of rules": {
         "AWSMountAuthConfig", "AWSMountRoleAuthConfig", "ContextHubMountConfig", "ContextHubMountSpec",
         "GCPMountAuthConfig", "GCSMountConfig", "GCSMountSpec", "GitMountConfig", "GitMountRefSpec", "GitMountSpec",
         "MountCacheConfig", "MountEncryptionConfig", "S3MountConfig", "S3MountSpec", "SandboxMount", "SandboxMountAuth",
         "SandboxMountAuthConfig", "SandboxMountConfig", "SandboxProxyConfig", "SandboxProxyRule", "SandboxProxySecret",
-        "attribution", "aws_auth", "context_hub_mount", "gcp_auth", "gcs_mount", "git_mount", "mount_config",
-        "opaque_secret", "proxy_config", "s3_mount", "workspace_secret",
+        "context_hub_mount", "gcs_mount", "git_mount", "mount_config",
+        "s3_mount",
     },
 }  # fmt: skip
 """Names of the official client that we do not have, by what they are part of."""

@@ -12,9 +12,10 @@ from tests.sources import PACKAGE, ROOT, Source, sources
 
 PUBLIC = {"errors", "models"}
 ARROWS = {
-    "": PUBLIC,
+    "": PUBLIC | {"proxy_rules"},
     "errors": set(),
     "models": {"errors"},
+    "proxy_rules": set(),
     "protocol": PUBLIC,
     "drivers": PUBLIC | {"protocol"},
     "client": PUBLIC | {"protocol", "drivers"},

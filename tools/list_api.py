@@ -31,10 +31,14 @@ Everything here is imported from `sandbox_aio`. The core without I/O is `sandbox
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+def tree(module: str) -> ast.Module:
+    """Return the source of `module`, parsed."""
+    return ast.parse(inspect.getsource(importlib.import_module(module)))
+
+
 def definitions(module: str) -> dict[str, ast.ClassDef]:
     """Return the classes that `module` defines, by name."""
-    tree = ast.parse(inspect.getsource(importlib.import_module(module)))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {node.name: node for node in tree(module).body if isinstance(node, ast.ClassDef)}
 
 
 def summary(node: ast.ClassDef | Function) -> str:
@@ -80,6 +84,11 @@ def lineage(cls: type) -> list[type]:
 def section(name: str) -> str:
     """Return what the page says about the public name `name`."""
     value = getattr(sandbox_aio, name)
+    if inspect.isfunction(value):
+        function = next(
+            node for node in tree(value.__module__).body if isinstance(node, Function) and node.name == name
+        )
+        return f"## `{signature(function)}`\n\n{summary(function)}\n"
     if not inspect.isclass(value):
         return f"## `{name}`\n\n`{value!r}`\n"
     lines: dict[str, str] = {}

@@ -77,6 +77,7 @@ from .models import (
     SnapshotTag,
     TunnelStatistics,
 )
+from .proxy_rules import attribution, aws_auth, gcp_auth, opaque_secret, proxy_config, workspace_secret
 
 if TYPE_CHECKING:
     from .client.client import AsyncSandboxClient
@@ -160,6 +161,12 @@ __all__ = [
     "TunnelStatistics",
     "TunnelUnsupportedVersionError",
     "ValidationError",
+    "attribution",
+    "aws_auth",
+    "gcp_auth",
+    "opaque_secret",
+    "proxy_config",
+    "workspace_secret",
 ]
 
 _LAZY = {

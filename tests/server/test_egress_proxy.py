@@ -82,21 +82,23 @@ async def test_a_tunnel_carries_halves(tmp_path: Path) -> None:
 
 async def test_a_tunnel_is_no_faster_than_its_reader(tmp_path: Path) -> None:
     sent = 0
+    held = asyncio.Event()
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
-        while True:
-            writer.write(b"x" * 65536)
-            await writer.drain()
-            sent += 65536
+        try:
+            while sent < 2**30:
+                writer.write(b"x" * 65536)
+                async with asyncio.timeout(1):
+                    await writer.drain()
+                sent += 65536
+        except TimeoutError:
+            held.set()
 
     async with origin(flood) as port, gateway(tmp_path) as way, connected(way.port) as (_, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(f"CONNECT a.test:{port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        last = -1
-        while sent != last:
-            last = sent
-            await asyncio.sleep(0.3)
+        await asyncio.wait_for(held.wait(), 20)
         assert 0 < sent < 64 * 2**20
 
 

@@ -118,7 +118,7 @@ async def test_the_ready_line_says_what_is_enforced(runtime: FakeRuntime, tmp_pa
     ready = await server.open()
     assert str(ready) == (
         f"listening on {ready.url}; runtime fake: memory none, cpu none, pids none, disk none, network shared, "
-        "uids single, seccomp off"
+        "uids single, seccomp off, egress the host's network"
     )
     await server.aclose()
 
