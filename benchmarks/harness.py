@@ -124,8 +124,8 @@ def real_server() -> Iterator[str]:
 
 @contextmanager
 def far_server() -> Iterator[str]:
-    """Run `sandbox-aio serve` at the end of a long way: 10 ms in either direction, whatever the bandwidth."""
-    with real_server() as endpoint:
+    """Run the stub at the end of a long way: 10 ms in either direction, whatever the bandwidth."""
+    with stub_server() as endpoint:
         near = urlsplit(endpoint)
         with Process(sys.executable, "-m", "benchmarks.distance", str(near.port), "0.01") as distance:
             yield f"http://127.0.0.1:{int(distance.line(READY_DEADLINE))}{near.path}"
@@ -184,7 +184,7 @@ def measure(row: Row, rounds: int) -> list[Series]:
 
 def _worker(row: Row, variant: Variant, endpoint: str) -> Process:
     arguments = ["benchmarks.worker", variant.sdk, "--endpoint", endpoint, "--backend", variant.backend]
-    if row.server == "stub":
+    if row.server in ("stub", "far"):
         arguments += ["--sandbox", "stub"]
     if not variant.msgspec:
         arguments.append("--without-msgspec")

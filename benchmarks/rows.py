@@ -154,7 +154,6 @@ ROWS = (
         workload="tunnel_down",
         arguments={"size": 200 * MIB},
         variants=(OURS, OURS_TRIO),
-        server="sandbox-aio",
         bar=Bar(at_least=1.4),
     ),
     Row(
@@ -163,7 +162,6 @@ ROWS = (
         workload="tunnel_up",
         arguments={"size": 200 * MIB},
         variants=(OURS, OURS_TRIO),
-        server="sandbox-aio",
         bar=Bar(at_least=0.85),
     ),
     Row(
@@ -172,7 +170,6 @@ ROWS = (
         workload="tunnel_echo",
         arguments={"times": 2000},
         variants=(OURS, OURS_TRIO),
-        server="sandbox-aio",
         bar=Bar(at_most=0.85),
     ),
     Row(
@@ -181,7 +178,6 @@ ROWS = (
         workload="tunnel_connect",
         arguments={"times": 500},
         variants=(OURS, OURS_TRIO),
-        server="sandbox-aio",
         bar=Bar(at_least=1.5),
     ),
     Row(

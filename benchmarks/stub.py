@@ -1,7 +1,8 @@
 """A server that costs next to nothing, so that a benchmark measures the client.
 
 It speaks enough of the protocol for either client to run a command: one sandbox on the control plane (wire protocol,
-section 1.6) and `execute/ws` (section 3). Nothing is executed: the command's text says what to send.
+section 1.6), `execute/ws` (section 3) and tunnels (section 5, in `stub_tunnel.py`). Nothing is executed: the command's
+text says what to send.
 
 | command | what the stub sends between `started` and `exit` |
 |---|---|
@@ -31,6 +32,8 @@ import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.stub_tunnel import serve_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +111,10 @@ class Connection:
         request, *lines = head.split(b"\r\n")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
         if headers.get(b"upgrade", b"").lower() != b"websocket":
-            self._respond(request.split()[1].decode())
+            self._respond(request.split()[1].decode(), headers[b"host"].decode())
+            return
+        if request.split()[1].endswith(b"/tunnel"):
+            serve_tunnel(self._sock, list(headers.items()), self._buffer)
             return
         key = base64.b64encode(hashlib.sha1(headers[b"sec-websocket-key"] + WEBSOCKET_GUID).digest())
         self._sock.sendall(
@@ -123,12 +129,12 @@ class Connection:
         for _ in messages:
             pass
 
-    def _respond(self, path: str) -> None:
+    def _respond(self, path: str, host: str) -> None:
         name = path.removeprefix(f"{CONTROL_PLANE}/boxes/")
         if name == path or "/" in name:
             status, body = "404 Not Found", {"detail": {"error": "NotFound", "message": f"The stub has no {path}."}}
         else:
-            status, body = "200 OK", self._stub.sandbox(name)
+            status, body = "200 OK", self._stub.sandbox(name, host)
         payload = json.dumps(body).encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
         self._sock.sendall(head.encode() + b"Connection: close\r\n\r\n" + payload)
@@ -221,13 +227,16 @@ class Stub:
         self.port: int = listener.getsockname()[1]
         self.commands: dict[str, str] = {}
 
-    def sandbox(self, name: str) -> Message:
-        """Return the control plane's object for the one sandbox there is, under whatever name it is asked for."""
+    def sandbox(self, name: str, host: str) -> Message:
+        """Return the control plane's object for the one sandbox there is, under whatever name it is asked for.
+
+        It is reached at the host that the client has named, be it that of a proxy.
+        """
         return {
             "id": "00000000-0000-4000-8000-000000000000",
             "name": name,
             "status": "ready",
-            "dataplane_url": f"http://127.0.0.1:{self.port}{DATA_PLANE}",
+            "dataplane_url": f"http://{host}{DATA_PLANE}",
             "created_at": "2026-01-01T00:00:00.000Z",
             "updated_at": "2026-01-01T00:00:00.000Z",
         }

@@ -1,7 +1,7 @@
-"""What is measured of tunnels: each client's tunnel leads to the same programs, each in a sandbox of its own.
+"""What is measured of tunnels, through their local ports, by a load that is a process of its own.
 
-A process of its own makes the load, through the tunnel's local port, so that it is no part of the client. The sandboxes
-end with their server.
+The simple ones lead to what stands behind the stub's ports; `pgbench` leads to PostgreSQL in a sandbox of a real
+server, one for each client, which ends with that server.
 """
 
 from __future__ import annotations
@@ -21,53 +21,6 @@ __all__ = ["TUNNEL_WORKLOADS"]
 
 SERVICE_PORT, POSTGRES_PORT = 7001, 5432
 AS_POSTGRES = "setpriv --reuid=999 --regid=999 --clear-groups"
-
-SERVICE = """
-import asyncio
-
-class Service(asyncio.Protocol):
-    # The first byte says what to do: e echo, d send as many bytes as the next eight say, u take so many and answer.
-    def connection_made(self, transport):
-        self.transport, self.mode, self.left = transport, None, 0
-        self.writable = asyncio.Event()
-        self.writable.set()
-    def pause_writing(self):
-        self.writable.clear()
-    def resume_writing(self):
-        self.writable.set()
-    def data_received(self, data):
-        if self.mode is None:
-            self.mode, self.head, data = data[:1], b"", data[1:]
-        if self.mode == b"e":
-            self.transport.write(data)
-            return
-        if len(self.head) < 8:
-            missing = 8 - len(self.head)
-            self.head, data = self.head + data[:missing], data[missing:]
-            if len(self.head) < 8:
-                return
-            self.left = int.from_bytes(self.head, "big")
-            if self.mode == b"d":
-                asyncio.ensure_future(self.send())
-                return
-        self.left -= len(data)
-        if self.mode == b"u" and not self.left:
-            self.transport.write(b".")
-    async def send(self):
-        piece = bytes(1 << 18)
-        while self.left:
-            await self.writable.wait()
-            self.transport.write(piece)
-            self.left -= len(piece)
-
-async def main():
-    server = await asyncio.get_running_loop().create_server(Service, "127.0.0.1", PORT, backlog=1024)
-    print("ready", flush=True)
-    await server.serve_forever()
-
-asyncio.run(main())
-"""
-
 
 LOAD = """
 import socket, statistics, sys, time
@@ -144,9 +97,6 @@ async def _sandbox_with(subject: Subject, command: str, ready: str, **options: A
 
 async def _service(subject: Subject) -> int:
     if SERVICE_PORT not in _ports:
-        subject.sandbox = await subject.client.create_sandbox(snapshot="host")
-        await subject.sandbox.write("/tmp/service.py", SERVICE.replace("PORT", str(SERVICE_PORT)))
-        await _sandbox_with(subject, "python3 /tmp/service.py", "ready")
         _ports[SERVICE_PORT] = await _tunnel(subject, SERVICE_PORT)
     return _ports[SERVICE_PORT]
 

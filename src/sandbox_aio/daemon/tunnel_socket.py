@@ -33,8 +33,8 @@ _UNREAD_BYTES: Final = 4 << 20
 """What the transport holds of a client that reads nothing and asks for answers, before it is dropped."""
 _HALF_CLOSED_SECONDS: Final = 300.0
 """How long a stream whose client has ended its side may be silent before it is broken off."""
-_STALLED_SECONDS: Final = 30.0
-"""The same, while the client grants it no credit: a client that is not interested any more says nothing else."""
+_LOOK_SECONDS: Final = 30.0
+"""How often such streams are looked at."""
 
 
 class TunnelSocket(asyncio.Protocol):
@@ -323,15 +323,14 @@ class _Bridge(asyncio.Protocol):
             self._transport.write_eof()
         loop = asyncio.get_running_loop()
         self._moved_at = loop.time()
-        loop.call_later(_STALLED_SECONDS, self._look)
+        loop.call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Break off a stream whose client has ended its side and which has not moved for too long."""
         if self._transport is None:
             return
         loop = asyncio.get_running_loop()
-        patience = _STALLED_SECONDS if self._rest is not None else _HALF_CLOSED_SECONDS
-        if loop.time() - self._moved_at >= patience:
+        if loop.time() - self._moved_at >= _HALF_CLOSED_SECONDS:
             break_off(self._transport)
         else:
-            loop.call_later(_STALLED_SECONDS, self._look)
+            loop.call_later(_LOOK_SECONDS, self._look)

@@ -13,6 +13,7 @@ import logging
 import selectors
 import socket
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
@@ -20,6 +21,8 @@ import anyio
 from .local_socket import break_off, end, try_read, try_write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..errors import SandboxClientError
 
 __all__ = ["LocalConnection", "LocalSide", "Streams"]
@@ -97,16 +100,21 @@ class LocalSide:
         self._listener = listener
         self._streams = streams
         self._selector = selectors.DefaultSelector()
-        self._waitable = getattr(self._selector, "fileno", None)
+        fileno: Callable[[], int] | None = getattr(self._selector, "fileno", None)
+        self._descriptor = None if fileno is None else fileno()
         self._closed = False
 
     async def serve(self) -> None:
         """Accept and move bytes until cancelled, or `close`."""
         self._selector.register(self._listener, _READ)
+        wait = self._poll if self._descriptor is None else partial(anyio.wait_readable, self._descriptor)
         while True:
             if self._streams.blocked:
                 await self._streams.room()
-            await self._wait()
+            try:
+                await wait()
+            except anyio.ClosedResourceError:
+                return
             if self._closed:
                 return
             for key, mask in self._selector.select(0):
@@ -123,8 +131,8 @@ class LocalSide:
         self._closed = True
         for local in list(self.connections):
             self.break_off(local)
-        if self._waitable is not None:
-            anyio.notify_closing(self._waitable())
+        if self._descriptor is not None:
+            anyio.notify_closing(self._descriptor)
         self._selector.close()
         self._listener.close()
 
@@ -180,12 +188,8 @@ class LocalSide:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _wait(self) -> None:
-        if self._waitable is None:
-            await anyio.sleep(POLL_SECONDS)
-            return
-        with contextlib.suppress(anyio.ClosedResourceError):
-            await anyio.wait_readable(self._waitable())
+    async def _poll(self) -> None:
+        await anyio.sleep(POLL_SECONDS)
 
     async def _accept(self) -> None:
         for _ in range(ACCEPTS_A_TURN):
