@@ -84,9 +84,10 @@ if TYPE_CHECKING:
     from .client.command import AsyncCommandHandle
     from .client.sandbox import AsyncSandbox
     from .client.service_url import AsyncServiceResponse, AsyncServiceURL
+    from .client.service_websocket import AsyncServiceWebSocket
     from .client.tunnel import AsyncTunnel
     from .client.verifier import SandboxTokenVerifier
-    from .sync import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, Tunnel
+    from .sync import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, ServiceWebSocket, Tunnel
 
 __all__ = [
     "CALLBACK_SIGNATURE_HEADER",
@@ -98,6 +99,7 @@ __all__ = [
     "AsyncSandboxClient",
     "AsyncServiceResponse",
     "AsyncServiceURL",
+    "AsyncServiceWebSocket",
     "AsyncTunnel",
     "AudienceMatcher",
     "ClientClosedError",
@@ -151,6 +153,7 @@ __all__ = [
     "ServiceLoginURL",
     "ServiceResponse",
     "ServiceURL",
+    "ServiceWebSocket",
     "Snapshot",
     "SnapshotTag",
     "Tunnel",
@@ -175,6 +178,7 @@ _LAZY = {
     "AsyncSandboxClient": ".client.client",
     "AsyncServiceResponse": ".client.service_url",
     "AsyncServiceURL": ".client.service_url",
+    "AsyncServiceWebSocket": ".client.service_websocket",
     "AsyncTunnel": ".client.tunnel",
     "CommandHandle": ".sync",
     "Sandbox": ".sync",
@@ -182,6 +186,7 @@ _LAZY = {
     "SandboxTokenVerifier": ".client.verifier",
     "ServiceResponse": ".sync",
     "ServiceURL": ".sync",
+    "ServiceWebSocket": ".sync",
     "Tunnel": ".sync",
 }
 """Where the names that need the network live."""

@@ -18,6 +18,7 @@ from sandbox_aio.protocol.service_requests import (
     ServiceURLRecord,
     ServiceWish,
     service_target,
+    websocket_target,
 )
 
 CONTROL = ControlPlane("http://h/api/v2/sandboxes", 10)
@@ -168,3 +169,11 @@ def test_attempts_without_an_answer() -> None:
 @pytest.mark.parametrize("path", ["a/b?c=d", "/a/b?c=d", "//a/b?c=d"])
 def test_paths_are_below_the_service(base: str, path: str) -> None:
     assert service_target(base, path) == "http://h/svc/x/80/a/b?c=d"
+
+
+def test_paths_of_websockets() -> None:
+    assert websocket_target("http://h/svc/x/80/", "ws?a=b") == "/svc/x/80/ws?a=b"
+    assert websocket_target("https://h", "/") == "/"
+    for path in ("..", "/a/../b", "%2e%2E/x", "./a"):
+        with pytest.raises(ValueError, match="leads out"):
+            websocket_target("http://h/svc/x/80/", path)

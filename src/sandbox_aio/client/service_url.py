@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
+from ..drivers.http_pool import HttpPool
 from ..drivers.service_http import MAX_ANSWER_BYTES, Answer, ServiceHttp
+from ..drivers.service_websocket import ServiceWebSocketDriver, WebSocketRefused
 from ..errors import LocalProtocolError, RemoteProtocolError, SandboxConnectionError
 from ..protocol.service_requests import ServiceURLRecord, ServiceWish
+from .service_websocket import PendingServiceWebSocket, refused_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
     from types import TracebackType
 
     import httpx
 
-    from ..drivers.http_pool import HttpPool
 
 __all__ = ["AsyncServiceResponse", "AsyncServiceURL", "PendingServiceResponse", "TokenSource"]
 
@@ -215,6 +217,34 @@ class AsyncServiceURL:
             return await self._http.stream(await self._current(), self._newer, method, path, options)
 
         return PendingServiceResponse(send)
+
+    def websocket(self, path: str = "/", *, headers: Mapping[str, str] | None = None) -> PendingServiceWebSocket:
+        """Open a websocket to a path of the service.
+
+        `async with service.websocket("/ws") as websocket` closes it at the end; otherwise close it with `aclose`. It is
+        not opened again when it is lost.
+
+        Raises:
+            ValueError: The path leads out of the service, or a header cannot be sent.
+            SandboxAuthenticationError: The service refused the token.
+            SandboxConnectionError: There is no websocket there.
+        """
+
+        async def connect() -> ServiceWebSocketDriver:
+            record = await self._current()
+            context = (self._http.pool or HttpPool()).ssl_context if record.service_url.startswith("https:") else None
+            try:
+                return await ServiceWebSocketDriver.open(record, path, headers, context)
+            except WebSocketRefused as refusal:
+                newer = await self._newer(record) if refusal.refused.status == 401 else None
+                if newer is None:
+                    raise refused_error(refusal.refused) from None
+            try:
+                return await ServiceWebSocketDriver.open(newer, path, headers, context)
+            except WebSocketRefused as refusal:
+                raise refused_error(refusal.refused) from None
+
+        return PendingServiceWebSocket(connect)
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
@@ -27,6 +28,7 @@ __all__ = [
     "ServiceURLRecord",
     "ServiceWish",
     "service_target",
+    "websocket_target",
 ]
 
 T = TypeVar("T")
@@ -186,6 +188,18 @@ class ServiceAttempts:
 def service_target(service_url: str, path: str) -> str:
     """The URL of a path of a service."""
     return f"{service_url.rstrip('/')}/{path.lstrip('/')}"
+
+
+def websocket_target(service_url: str, path: str) -> str:
+    """Path and query of a websocket's upgrade.
+
+    Raises:
+        ValueError: The path leads out of the service.
+    """
+    parts = urlsplit(service_target(service_url, path))
+    if {unquote(segment) for segment in parts.path.split("/")} & {".", ".."}:
+        raise ValueError(f"the path leads out of the service at {service_url}")
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
 def _post(

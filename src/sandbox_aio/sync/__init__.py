@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ._generated import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, Tunnel
+from ._generated import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, ServiceWebSocket, Tunnel
 from ._portal import Portal
 
-__all__ = ["CommandHandle", "Portal", "Sandbox", "SandboxClient", "ServiceResponse", "ServiceURL", "Tunnel"]
+__all__ = [
+    "CommandHandle",
+    "Portal",
+    "Sandbox",
+    "SandboxClient",
+    "ServiceResponse",
+    "ServiceURL",
+    "ServiceWebSocket",
+    "Tunnel",
+]

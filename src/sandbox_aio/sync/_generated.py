@@ -13,6 +13,7 @@ from ..client.client import AsyncSandboxClient
 from ..client.command import AsyncCommandHandle
 from ..client.sandbox import AsyncSandbox
 from ..client.service_url import AsyncServiceResponse, AsyncServiceURL
+from ..client.service_websocket import AsyncServiceWebSocket
 from ..client.tunnel import AsyncTunnel
 from ..models import OutputChunk
 from ._bridge import Batched, Managed, Root, Twin, unframed
@@ -47,6 +48,7 @@ __all__ = [
     "SandboxClient",
     "ServiceResponse",
     "ServiceURL",
+    "ServiceWebSocket",
     "Tunnel",
 ]
 
@@ -1214,6 +1216,21 @@ class ServiceURL(Twin[AsyncServiceURL]):
             twin = self._bridge.call_owning(lambda: self._async.stream(method, path, **options))
             return ServiceResponse(self._bridge, twin)
 
+    def websocket(self, path: str = "/", *, headers: Mapping[str, str] | None = None) -> ServiceWebSocket:
+        """Open a websocket to a path of the service.
+
+        `with service.websocket("/ws") as websocket` closes it at the end; otherwise close it with `close`. It is
+        not opened again when it is lost.
+
+        Raises:
+            ValueError: The path leads out of the service, or a header cannot be sent.
+            SandboxAuthenticationError: The service refused the token.
+            SandboxConnectionError: There is no websocket there.
+        """
+        with unframed:
+            twin = self._bridge.call_owning(self._async.websocket, path, headers=headers)
+            return ServiceWebSocket(self._bridge, twin)
+
 
 class ServiceResponse(Managed[AsyncServiceResponse]):
     """An answer of a service whose body is received as it comes.
@@ -1250,6 +1267,47 @@ class ServiceResponse(Managed[AsyncServiceResponse]):
 
     def close(self) -> None:
         """End the exchange. Closing again does nothing. It is shielded from interrupts, and quick."""
+        with unframed:
+            self._bridge.call(self._async.aclose)
+
+
+class ServiceWebSocket(Managed[AsyncServiceWebSocket]):
+    """A websocket to a service. One task may receive while others send.
+
+    ::
+
+        with service.websocket("/ws") as websocket:
+            websocket.send("hello")
+            for message in websocket:
+                ...
+
+    Pings are answered while somebody receives.
+    """
+
+    def send(self, message: str | bytes) -> None:
+        """Send a text, or bytes as a binary message. A send that is interrupted ends the connection.
+
+        Raises:
+            SandboxConnectionError: The connection is over.
+        """
+        with unframed:
+            self._bridge.call(self._async.send, message)
+
+    def receive(self) -> bytes | None:
+        """Receive the next message, of at most 16 MiB. A text comes as UTF-8. None: the service has closed it well.
+
+        Interrupting loses nothing.
+
+        Raises:
+            SandboxConnectionError: The connection ended in another way.
+            RemoteProtocolError: The service broke the protocol.
+            LocalProtocolError: Another task receives.
+        """
+        with unframed:
+            return self._bridge.call(self._async.receive)
+
+    def close(self) -> None:
+        """Close the connection; messages that were not received are lost. Shielded from interrupts, 1 s at most."""
         with unframed:
             self._bridge.call(self._async.aclose)
 
