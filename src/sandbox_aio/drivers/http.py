@@ -154,7 +154,7 @@ class ResponseStream:
     """A response whose body is read piece by piece."""
 
     def __init__(self, call: HttpCall[Any], response: httpx.Response) -> None:
-        self.head = HttpResponse(
+        self.head: HttpResponse = HttpResponse(
             status=response.status_code, headers={name.lower(): value for name, value in response.headers.items()}
         )
         self.response = response

@@ -76,12 +76,12 @@ class LocalConnection:
     __slots__ = ("eof", "error", "interest", "queue", "remote_ended", "socket", "stream_id")
 
     def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self.stream_id = 0
-        self.interest = 0
-        self.eof = False
+        self.socket: socket.socket = sock
+        self.stream_id: int = 0
+        self.interest: int = 0
+        self.eof: bool = False
         """Whether the program sends no more."""
-        self.remote_ended = False
+        self.remote_ended: bool = False
         """Whether the stream brings no more."""
         self.queue: deque[bytes] = deque()
         """What the program has not taken yet."""

@@ -8,7 +8,7 @@ Wire protocol, section 5.
 from __future__ import annotations
 
 import abc
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
@@ -28,6 +28,9 @@ from .yamux_events import (
     YamuxLimits,
 )
 from .yamux_states import YamuxSessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "ClientTunnel",
@@ -102,10 +105,10 @@ class _Tunnel(abc.ABC):
         self._session = session
         self._events: list[TunnelEvent] = []
         self._over = False
-        self.send_data = session.send_data
-        self.send_window = session.send_window
-        self.end_stream = session.end_stream
-        self.has_stream = session.has_stream
+        self.send_data: Callable[[int, bytes | memoryview], None] = session.send_data
+        self.send_window: Callable[[int], int] = session.send_window
+        self.end_stream: Callable[[int], None] = session.end_stream
+        self.has_stream: Callable[[int], bool] = session.has_stream
 
     @property
     def open(self) -> bool:

@@ -28,7 +28,10 @@ NOT_OFFERED: Final = (
     "tag_value_ids",
 )
 """What the protocol lets be changed and this server does not."""
-DURATIONS: Final = {"idle_ttl_seconds": float("inf"), "delete_after_stop_seconds": MAX_DELETE_AFTER_STOP}
+DURATIONS: Final[dict[str, float]] = {
+    "idle_ttl_seconds": float("inf"),
+    "delete_after_stop_seconds": MAX_DELETE_AFTER_STOP,
+}
 
 
 def parse_update(body: bytes) -> Callable[[Settings], Settings]:
