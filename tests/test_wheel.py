@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from email.message import Message
 
 BASE = {"anyio", "attrs", "cattrs", "httpx", "wsproto"}
-SERVER = {"h11", "python-multipart", "starlette"}
+SERVER = {"cryptography", "h11", "pyjwt", "python-multipart", "starlette"}
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,9 @@ def test_says_what_it_is(metadata: Message) -> None:
 
 def test_base_install_is_the_client(metadata: Message) -> None:
     assert required(metadata) == BASE
-    assert set(metadata.get_all("Provides-Extra", [])) == {"server", "trio", "speedups"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"auth", "server", "trio", "speedups"}
     assert required(metadata, "server") == SERVER
+    assert required(metadata, "auth") == {"cryptography", "pyjwt"}
     assert required(metadata, "trio") == {"trio"}
     assert required(metadata, "speedups") == {"msgspec"}
 

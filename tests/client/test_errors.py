@@ -60,6 +60,7 @@ CASES: list[tuple[errors.SandboxClientError, str, dict[str, Any]]] = [
         {"timeout": 5, "operation": "command", "error_type": "CommandTimeout"},
     ),
     (errors.TunnelError("m"), "m", {}),
+    (errors.TunnelLocalPortError("m"), "m", {"errno": None}),
     (errors.TunnelPortNotAllowedError("m", port=80), "m", {"port": 80}),
     (errors.TunnelConnectionRefusedError("m", port=80), "m", {"port": 80}),
     (errors.TunnelUnsupportedVersionError("m"), "m", {}),
