@@ -36,7 +36,7 @@ class _Stream:
 def serve_tunnel(sock: socket.socket, headers: Headers, trailing: bytes) -> None:
     """Serve a tunnel until its client goes."""
     websocket = WebSocket.accept(headers=headers, limits=WebSocketLimits(), trailing=trailing)
-    tunnel = DaemonTunnel(websocket, YamuxLimits(ping_interval=None))
+    tunnel = DaemonTunnel(websocket, YamuxLimits(ping_interval=None, max_frame_bytes=64 * 1024))
     streams: dict[int, _Stream] = {}
     data = b""
     while True:

@@ -27,6 +27,8 @@ __all__ = ["TunnelSocket"]
 
 _BUFFER_BYTES: Final = 256 * 1024
 """What the websocket's transport may hold before the connections are no longer read."""
+_FRAME_BYTES: Final = 64 * 1024
+"""What one connection says in one frame, at the most."""
 _TARGET_BUFFER_BYTES: Final = 64 * 1024
 """What a connection's transport may hold before its stream gets no credit."""
 _UNREAD_BYTES: Final = 4 << 20
@@ -50,6 +52,7 @@ class TunnelSocket(asyncio.Protocol):
             websocket,
             YamuxLimits(
                 max_streams=limits.tunnel_streams,
+                max_frame_bytes=_FRAME_BYTES,
                 max_window=limits.tunnel_window_bytes,
                 max_windows=limits.tunnel_windows_bytes,
             ),

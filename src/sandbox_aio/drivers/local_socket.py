@@ -11,12 +11,12 @@ from typing import Final
 
 from ..errors import TunnelLocalPortError
 
-__all__ = ["break_off", "end", "listen", "try_read", "try_write"]
+__all__ = ["READ_BYTES", "break_off", "end", "listen", "try_read", "try_write"]
 
 BACKLOG: Final = 4096
 """Connections that the system completes before they are accepted; the kernel lowers it to its own bound."""
-READ_BYTES: Final = 262_144
-"""How much one read takes at the most."""
+READ_BYTES: Final = 131_072
+"""How much one read takes at the most. For a larger piece, the C library would get memory from the system each time."""
 
 
 class _Shared(threading.local):

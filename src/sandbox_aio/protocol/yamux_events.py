@@ -33,7 +33,7 @@ class YamuxLimits:
     """Streams that are in the table; one more is refused by a reset, and cannot be opened."""
     backlog: int = 256
     """Streams that the peer has opened and that were not accepted yet."""
-    max_frame_bytes: int = 64 * 1024
+    max_frame_bytes: int = 32 * 1024
     """The payload of a data frame that is sent."""
     window: int = INITIAL_WINDOW
     """What a stream may receive from the start; beyond `INITIAL_WINDOW`, the SYN or the ACK says so."""
