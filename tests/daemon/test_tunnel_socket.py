@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import threading
@@ -149,6 +150,31 @@ def test_a_reset_of_the_service_reaches_the_client(tunnel: Tunnel) -> None:
         tunnel.send(stream_id, b"xx")
         tunnel.until(lambda: StreamReset(stream_id) in tunnel.seen)
     assert tunnel.core.stream_ids == []
+
+
+def test_many_services_that_send_at_once_do_not_end_the_tunnel(daemon: Daemon, tunnel: Tunnel) -> None:
+    go_on = threading.Event()
+    sent = threading.Semaphore(0)
+
+    def flood(connection: socket.socket) -> None:
+        assert go_on.wait(PATIENCE)
+        rest = memoryview(bytes(512 * 1024))
+        rest = rest[connection.send(rest) :]
+        sent.release()
+        connection.sendall(rest)
+
+    assert daemon.process is not None
+    with listening(flood) as service:
+        streams = [tunnel.connect(service.target) for _ in range(60)]
+        daemon.process.send_signal(signal.SIGSTOP)  # so that it finds all of it in one turn of its loop
+        try:
+            go_on.set()
+            for _ in streams:
+                assert sent.acquire(timeout=PATIENCE)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        for stream_id in streams:
+            assert tunnel.read_to_end(stream_id) == bytes(512 * 1024)
 
 
 def test_the_end_of_the_tunnel_resets_every_connection(daemon: Daemon) -> None:

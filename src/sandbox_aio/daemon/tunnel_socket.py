@@ -67,6 +67,8 @@ class TunnelSocket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._acting = False
+        self._queued = 0
+        """Bytes of streams that were queued since the last flush."""
 
     # --- called by the transport --------------------
 
@@ -104,10 +106,13 @@ class TunnelSocket(asyncio.Protocol):
         self.writable = False
 
     def resume_writing(self) -> None:
-        """The client has caught up: read on."""
+        """The client has caught up: read on, as far as it goes; whoever had a turn is the last of the next one."""
         self.writable = True
-        for bridge in list(self._bridges.values()):
+        for stream_id, bridge in list(self._bridges.items()):
+            if not self.writable:
+                break
             bridge.push()
+            self._bridges[stream_id] = self._bridges.pop(stream_id)
 
     # --- called by others --------------------
 
@@ -115,6 +120,14 @@ class TunnelSocket(asyncio.Protocol):
         """Tell the client that the daemon is going away: 1001."""
         self.tunnel.close(self._loop.time(), 1001, "the sandbox is shutting down")
         self._act()
+
+    def queued(self, size: int) -> None:
+        """A connection has queued bytes. Many can do so in one turn of the loop, so what is much is sent at once."""
+        self._queued += size
+        if self._queued >= _BUFFER_BYTES:
+            self._flush()
+        else:
+            self.flush_soon()
 
     def flush_soon(self) -> None:
         """Send what there is to send at the end of this turn of the loop; at once, where nobody else can add to it."""
@@ -132,6 +145,7 @@ class TunnelSocket(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
+        self._queued = 0
         if self._transport is None:
             return
         if pieces := self.tunnel.bytes_to_send():
@@ -303,7 +317,7 @@ class _Bridge(asyncio.Protocol):
             if size:
                 self._tunnel.send_data(self.stream_id, rest[:size])
                 self._moved_at = asyncio.get_running_loop().time()
-                self._owner.flush_soon()
+                self._owner.queued(size)
             if size < len(rest):
                 self._rest = rest[size:]
                 transport.pause_reading()
