@@ -28,6 +28,8 @@ class Wire:
         """How many it has accepted."""
         self.refusing = False
         """Whether it closes what it accepts at once."""
+        self.silent = False
+        """Whether it loses what it is sent."""
         self._open: set[anyio.abc.SocketStream] = set()
 
     def cut(self) -> None:
@@ -54,7 +56,9 @@ class Wire:
     ) -> None:
         try:
             while True:
-                await sink.send(await source.receive())
+                data = await source.receive()
+                if not self.silent:
+                    await sink.send(data)
         except _GONE:
             over.cancel()
 

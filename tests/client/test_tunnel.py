@@ -21,6 +21,9 @@ from sandbox_aio import (
     TunnelConnectionRefusedError,
     TunnelLocalPortError,
 )
+from sandbox_aio.client import tunnel as tunnels
+from sandbox_aio.drivers import tunnel as driver
+from sandbox_aio.protocol.yamux_events import YamuxLimits
 from tests.client.checkpoints import cancel_at
 from tests.daemon.process import SECRET, Daemon, daemon_on_port
 from tests.daemon.test_raw_connection import free_port
@@ -301,6 +304,24 @@ async def test_a_tunnel_that_cannot_connect_anew_breaks_off_what_waits(
                     await tunnel.check()
                 wire.refusing = False
                 assert await exchange(tunnel.local_port, b"back") == b"back"
+
+
+async def test_a_peer_that_falls_silent_is_given_up_and_found_again(
+    client: AsyncSandboxClient, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tunnels, "YamuxLimits", lambda window: YamuxLimits(window=window, ping_interval=0.5, ping_timeout=1.0)
+    )
+    monkeypatch.setattr(driver, "OPEN_SECONDS", 2.0)  # how often the time is looked at
+    async with wire_to(daemon.port) as wire:
+        with listening(echo) as service:
+            async with sandbox_at(client, wire.port).tunnel(port_of(service), local_port=None) as tunnel:
+                assert await exchange(tunnel.local_port, b"one") == b"one"
+                wire.silent = True
+                await until(lambda: "ping" in str(tunnel.statistics().last_error))
+                wire.silent = False
+                assert await exchange(tunnel.local_port, b"two") == b"two"
+                assert tunnel.statistics().reconnects == 1
 
 
 async def test_without_reconnects_a_lost_tunnel_stays_lost(client: AsyncSandboxClient, daemon: Daemon) -> None:

@@ -221,7 +221,7 @@ class TunnelDriver:
                 tunnel.receive_bytes(data, now)
             else:
                 tunnel.receive_eof(now)
-            going_on = self._dispatch(tunnel)
+            going_on = self._dispatch(tunnel) and bool(data)  # the end comes without a word if a timeout said it before
             self.flush()
 
     async def _keep_time(self, transport: Transport, tunnel: ClientTunnel) -> None:
