@@ -306,6 +306,43 @@ async def test_a_tunnel_that_cannot_connect_anew_breaks_off_what_waits(
                 assert await exchange(tunnel.local_port, b"back") == b"back"
 
 
+async def test_what_a_slow_program_has_yet_to_take_outlives_the_connection(
+    client: AsyncSandboxClient, daemon: Daemon
+) -> None:
+    size = 3_500_000  # more than the system's buffers take, by less than a window
+
+    def send_or_echo(connection: socket.socket) -> None:
+        if connection.recv(1) == b"s":
+            connection.sendall(bytes(size))
+        else:
+            connection.sendall(b"e")
+            echo(connection)
+
+    async with wire_to(daemon.port) as wire:
+        with listening(send_or_echo) as service, socket.socket() as slow:
+            async with sandbox_at(client, wire.port).tunnel(port_of(service), local_port=None) as tunnel:
+                slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                slow.connect(("127.0.0.1", tunnel.local_port))
+                slow.sendall(b"s")
+                slow.shutdown(socket.SHUT_WR)
+                await until(lambda: tunnel.statistics().bytes_received == size)
+                core = tunnel._driver._tunnel
+                assert core is not None
+                await until(lambda: not core.stream_ids)
+                [connection] = tunnel._driver._local.connections
+                assert connection.queue
+                wire.cut()
+                await until(lambda: tunnel.statistics().last_error is not None)
+                async with await anyio.connect_tcp("127.0.0.1", tunnel.local_port) as stream:
+                    await stream.send(b"e")
+                    assert await stream.receive() == b"e"
+                    slow.settimeout(PATIENCE)
+                    assert len(await anyio.to_thread.run_sync(read_all, slow)) == size
+                    await until(lambda: tunnel.statistics().open_connections == 1)
+                    await stream.send(b"still there")
+                    assert await stream.receive() == b"still there"
+
+
 async def test_a_peer_that_falls_silent_is_given_up_and_found_again(
     client: AsyncSandboxClient, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ class _Probe:
 
     def __init__(self) -> None:
         self.answered = anyio.Event()
-        self.error: TunnelError | None = None
+        self.error: SandboxClientError | None = None
 
 
 class TunnelDriver:
@@ -151,8 +151,9 @@ class TunnelDriver:
         try:
             await probe.answered.wait()
         finally:
-            self._drop_stream(stream_id)
-            self.flush()
+            if self._streams.get(stream_id) is probe:
+                self._drop_stream(stream_id)
+                self.flush()
         if probe.error is not None:
             raise probe.error
 
@@ -209,6 +210,7 @@ class TunnelDriver:
         finally:
             transport.close()
             self._tunnel = self._transport = None
+            self._forget_streams()
             self.blocked = False
             self._make_room()
 
@@ -381,6 +383,19 @@ class TunnelDriver:
         self._streams.pop(stream_id, None)
         if self._tunnel is not None and self._tunnel.has_stream(stream_id):
             self._tunnel.reset_stream(stream_id)
+
+    def _forget_streams(self) -> None:
+        """The connection is gone. The next one counts its streams from 1 again, and none of them is one of these.
+
+        Those of local connections that are left were over on both sides: the programs have yet to take what came.
+        """
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            if isinstance(stream, LocalConnection):
+                stream.stream_id = 0
+            else:
+                stream.error = stream.error or self._error
+                stream.answered.set()
 
     def flush(self) -> None:
         """Send what goes now; the writer sends the rest, and whatever comes meanwhile."""
