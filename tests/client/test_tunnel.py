@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -66,6 +67,19 @@ def sandbox(client: AsyncSandboxClient, daemon: Daemon) -> AsyncSandbox:
 def port_of(listener: Any) -> int:
     port: int = listener.target.port
     return port
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port that neither accepts a connection nor refuses one."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 async def exchange(port: int, data: bytes) -> bytes:
@@ -399,6 +413,33 @@ async def test_closing_frees_the_port_at_once_and_resets_what_is_open(sandbox: A
         again = await sandbox.tunnel(port_of(service), local_port=tunnel.local_port)
         assert again.local_port == tunnel.local_port
         await again.aclose()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_closing_answers_who_waits_for_a_check(client: AsyncSandboxClient, daemon: Daemon, lost: bool) -> None:
+    outcome: list[Exception] = []
+
+    async def check(tunnel: AsyncTunnel) -> None:
+        try:
+            await tunnel.check()
+        except LocalProtocolError as error:
+            outcome.append(error)
+
+    with full_backlog() as port:
+        async with wire_to(daemon.port) as wire, sandbox_at(client, wire.port).tunnel(port, local_port=None) as tunnel:
+            if lost:
+                wire.refusing = True
+                wire.cut()
+                await until(lambda: tunnel.statistics().last_error is not None)
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(check, tunnel)
+                    await until(lambda: tunnel._driver._link.connecting if lost else bool(tunnel._driver._streams))
+                    await tunnel.aclose()
+            assert [str(error) for error in outcome] == ["the tunnel is closed"]
+            with pytest.raises(LocalProtocolError, match="closed"):
+                await tunnel.check()
+            assert (tunnel.statistics().last_error is not None) == lost
 
 
 async def test_without_an_entered_client_only_a_block_can_serve_a_tunnel(daemon: Daemon) -> None:

@@ -138,6 +138,7 @@ class AsyncTunnel:
             TunnelPortNotAllowedError: It may not be reached.
             TunnelUnsupportedVersionError: The server knows no tunnels to unix sockets.
             SandboxConnectionError: The tunnel has lost its connection, and could not make another one.
+            LocalProtocolError: The tunnel is closed, or was closed meanwhile.
         """
         await self._driver.check()
 

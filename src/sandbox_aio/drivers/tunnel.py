@@ -118,6 +118,9 @@ class TunnelDriver:
                 transport.send_now(b"".join(tunnel.bytes_to_send()))
             transport.close()
         self._link.close()
+        self._error = LocalProtocolError("the tunnel is closed")
+        self._forget_streams()
+        self._tell()
         self._scope.cancel()
         self._on_closed(self)
 
@@ -143,6 +146,7 @@ class TunnelDriver:
         Raises:
             TunnelError: it does not; the subclass says why.
             SandboxClientError: the tunnel's connection is lost and could not be made anew.
+            LocalProtocolError: the tunnel is closed, or was meanwhile.
         """
         await self._want_connection()
         probe = _Probe()
@@ -197,6 +201,9 @@ class TunnelDriver:
             return
         except SandboxClientError as error:
             self._lost(error)
+            return
+        if self._scope.cancel_called:  # closed in the turn that brought the connection
+            transport.close()
             return
         tunnel = self._link.begin()
         self._tunnel, self._transport = tunnel, transport
@@ -296,6 +303,8 @@ class TunnelDriver:
             self._local.update(stream)
 
     def _lost(self, error: SandboxClientError, closed: TunnelClosed | None = None) -> None:
+        if self._scope.cancel_called:
+            return  # it was closed, which is no loss
         self._error = self._last_error = error
         refused = closed.refused if closed is not None else None
         self._link.lost(str(error), anyio.current_time(), chance=random.random(), refused=refused)

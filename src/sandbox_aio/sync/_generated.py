@@ -1351,6 +1351,7 @@ class Tunnel(Managed[AsyncTunnel]):
             TunnelPortNotAllowedError: It may not be reached.
             TunnelUnsupportedVersionError: The server knows no tunnels to unix sockets.
             SandboxConnectionError: The tunnel has lost its connection, and could not make another one.
+            LocalProtocolError: The tunnel is closed, or was closed meanwhile.
         """
         with unframed:
             self._bridge.call(self._async.check)
