@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import resource
 import socket
 import struct
 import threading
@@ -23,6 +25,7 @@ from sandbox_aio import (
     TunnelLocalPortError,
 )
 from sandbox_aio.client import tunnel as tunnels
+from sandbox_aio.drivers import local_side
 from sandbox_aio.drivers import tunnel as driver
 from sandbox_aio.protocol.yamux_events import YamuxLimits
 from tests.client.checkpoints import cancel_at
@@ -80,6 +83,18 @@ def full_backlog() -> Iterator[int]:
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         yield listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let the process open nothing; what is open stays so."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        lowest = os.dup(0)
+        stack.callback(os.close, lowest)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        yield
 
 
 async def exchange(port: int, data: bytes) -> bytes:
@@ -384,6 +399,26 @@ async def test_without_reconnects_a_lost_tunnel_stays_lost(client: AsyncSandboxC
             with pytest.raises(SandboxConnectionError):
                 await tunnel.check()
             assert wire.connections == 1
+
+
+async def test_without_descriptors_nothing_is_accepted_and_the_others_go_on(
+    sandbox: AsyncSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(echo) as service, socket.socket() as later:
+        async with sandbox.tunnel(port_of(service), local_port=None) as tunnel:
+            async with await anyio.connect_tcp("127.0.0.1", tunnel.local_port) as stream:
+                await stream.send(b"x")
+                assert await stream.receive() == b"x"
+                monkeypatch.setattr(local_side, "ACCEPT_PAUSE_SECONDS", 2.0)
+                with no_descriptors():
+                    assert later.connect_ex(("127.0.0.1", tunnel.local_port)) == 0
+                    await until(lambda: tunnel._driver._local._accept_at is not None)
+                    paused_until = tunnel._driver._local._accept_at
+                    for _ in range(5):
+                        await stream.send(b"x")
+                        assert await stream.receive() == b"x"
+                    assert tunnel._driver._local._accept_at == paused_until  # all of it went in one pause
+                await until(lambda: tunnel.statistics().total_connections == 2)
 
 
 # --- opening and closing ---------------------------------------------------------------------------------------------

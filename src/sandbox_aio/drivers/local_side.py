@@ -105,6 +105,8 @@ class LocalSide:
         fileno: Callable[[], int] | None = getattr(self._selector, "fileno", None)
         self._descriptor = None if fileno is None else fileno()
         self._closed = False
+        self._accept_at: float | None = None
+        """When to accept again, while there are no descriptors left for it."""
 
     async def serve(self) -> None:
         """Accept and move bytes until cancelled, or `close`."""
@@ -113,15 +115,24 @@ class LocalSide:
         while True:
             if self._streams.blocked:
                 await self._streams.room()
+            if self._closed:
+                return
             try:
-                await wait()
+                if self._accept_at is None:
+                    await wait()
+                else:
+                    with anyio.move_on_after(self._accept_at - anyio.current_time()):
+                        await wait()
             except anyio.ClosedResourceError:
                 return
             if self._closed:
                 return
+            if self._accept_at is not None and anyio.current_time() >= self._accept_at:
+                self._accept_at = None
+                self._selector.register(self._listener, _READ)
             for key, mask in self._selector.select(0):
                 if key.data is None:
-                    await self._accept()
+                    self._accept()
                 elif key.data in self.connections:  # an earlier one of this turn may have ended it
                     self._serve(key.data, mask)
             self._streams.flush()
@@ -193,7 +204,7 @@ class LocalSide:
     async def _poll(self) -> None:
         await anyio.sleep(POLL_SECONDS)
 
-    async def _accept(self) -> None:
+    def _accept(self) -> None:
         for _ in range(ACCEPTS_A_TURN):
             try:
                 sock, _address = self._listener.accept()
@@ -201,7 +212,8 @@ class LocalSide:
                 return
             except OSError as error:
                 _log.warning("a connection to a tunnel's local port could not be accepted: %s", error)
-                await anyio.sleep(ACCEPT_PAUSE_SECONDS)
+                self._selector.unregister(self._listener)
+                self._accept_at = anyio.current_time() + ACCEPT_PAUSE_SECONDS
                 return
             sock.setblocking(False)
             with contextlib.suppress(OSError):  # it has gone already
