@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from sandbox_aio.server import asgi as asgi_module
-from sandbox_aio.server import connection as connection_module
 from sandbox_aio.server import forward as forward_module
+from sandbox_aio.server import request_reading
 from sandbox_aio.server.auth import Gate
 from sandbox_aio.server.router import Router
 from tests.server.conftest import KEY
@@ -435,11 +435,11 @@ async def test_a_broken_body_takes_its_request_along(ready: Ready, daemon: Daemo
 
 
 async def test_a_slow_head_is_408_and_an_idle_connection_closed(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(request_reading, "HEAD_TIMEOUT", 0.05)
     async with RawClient.connect(ready.url) as client:
         assert (await client.ask(b"GET / HTTP/1.1\r\nhost: x\r\n"))[0] == 408
         assert await client.ended()
-    monkeypatch.setattr(connection_module, "IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(request_reading, "IDLE_TIMEOUT", 0.05)
     async with RawClient.connect(ready.url) as client:
         assert await client.ended()
 

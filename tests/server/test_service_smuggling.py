@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_aio.server import connection as connection_module
 from sandbox_aio.server import relay as relay_module
+from sandbox_aio.server import request_reading
 from tests.server.service import PORT, Service
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ async def test_an_answer_before_the_requests_end_ends_the_connection(service: Se
 
 
 async def test_slow_clients_are_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(request_reading, "HEAD_TIMEOUT", 0.05)
     async with service.connect() as client:
         assert (await client.ask(service.head()[:-2]))[0] == 408
         assert await client.ended()

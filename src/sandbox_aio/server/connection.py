@@ -11,8 +11,8 @@ import h11
 
 from .errors import ApiError
 from .exchange import Exchange, Head
-from .head_bytes import check_head_bytes
-from .limits import HEAD_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD
+from .limits import MAX_HEAD
+from .request_reading import read_request
 
 if TYPE_CHECKING:
     from .streams import Stream
@@ -72,33 +72,10 @@ class PublicConnection:
 
     async def _next_request(self) -> h11.Request | None:
         """The next request's head; None when there will be none, the reason already told to the client."""
-        error: ApiError
         try:
-            received = bytearray(self._h11.trailing_data[0])
-            event = self._h11.next_event()
-            if event is h11.NEED_DATA:
-                async with asyncio.timeout(IDLE_TIMEOUT):
-                    data = await self._stream.receive()
-                async with asyncio.timeout(HEAD_TIMEOUT):
-                    while event is h11.NEED_DATA:
-                        received += data
-                        self._h11.receive_data(data)
-                        event = self._h11.next_event()
-                        if event is h11.NEED_DATA:
-                            data = await self._stream.receive()
-            if not isinstance(event, h11.Request):
-                return None
-            check_head_bytes(bytes(received[: len(received) - len(self._h11.trailing_data[0])]))
-            return event
-        except TimeoutError:
-            if not self._h11.trailing_data[0]:
-                return None  # Idle: nothing was asked, so nothing is answered.
-            error = ApiError(408, "RequestTimeout", f"the request's head took longer than {HEAD_TIMEOUT:g} s")
-        except h11.RemoteProtocolError as problem:
-            error = ApiError(problem.error_status_hint, "InvalidRequest", str(problem))
-        except ApiError as problem:
-            error = problem
-        await self._refuse(error)
+            return await read_request(self._h11, self._stream)
+        except ApiError as error:
+            await self._refuse(error)
         return None
 
     async def _handle(self, request: h11.Request) -> Exchange | None:

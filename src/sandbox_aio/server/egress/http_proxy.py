@@ -16,10 +16,10 @@ import h11
 
 from ..errors import ApiError
 from ..exchange import Exchange, Head
-from ..head_bytes import check_head_bytes
 from ..hosts import Host
-from ..limits import HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, MAX_HEAD
+from ..limits import LINGER_TIMEOUT, MAX_HEAD
 from ..relay import Relay
+from ..request_reading import read_request
 from ..streams import Stream
 from . import tunnel
 from .addresses import Authority, HostError, parse_authority
@@ -78,34 +78,11 @@ class ProxyConnection:
 
     async def _next_request(self) -> h11.Request | None:
         """The next request's head; None when there is none, the reason already told to the client."""
-        error: ApiError
         try:
-            received = bytearray(self._h11.trailing_data[0])
-            event = self._h11.next_event()
-            if event is h11.NEED_DATA:
-                async with asyncio.timeout(IDLE_TIMEOUT):
-                    data = await self._stream.receive()
-                async with asyncio.timeout(HEAD_TIMEOUT):
-                    while event is h11.NEED_DATA:
-                        received += data
-                        self._h11.receive_data(data)
-                        event = self._h11.next_event()
-                        if event is h11.NEED_DATA:
-                            data = await self._stream.receive()
-            if not isinstance(event, h11.Request):
-                return None
-            check_head_bytes(bytes(received[: len(received) - len(self._h11.trailing_data[0])]))
-            return event
-        except TimeoutError:
-            if not self._h11.trailing_data[0]:
-                return None
-            error = ApiError(408, "RequestTimeout", f"the request's head took longer than {HEAD_TIMEOUT:g} s")
-        except h11.RemoteProtocolError as problem:
-            error = ApiError(problem.error_status_hint, "InvalidRequest", str(problem)[:256])
-        except ApiError as problem:
-            error = problem
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            await self._refuse(error)
+            return await read_request(self._h11, self._stream)
+        except ApiError as error:
+            if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                await self._refuse(error)
         return None
 
     async def _refuse(self, error: ApiError) -> None:
