@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from sandbox_aio.protocol.tunnel import StreamRefused, TunnelClosed
 from sandbox_aio.protocol.tunnel_preamble import TunnelStatus, TunnelTarget
 from sandbox_aio.protocol.yamux_events import StreamReset, StreamWritable, YamuxLimits
+from tests.daemon import process
 from tests.daemon.test_raw_connection import free_port
 from tests.daemon.tunnelling import PATIENCE, Tunnel, echo, listening, read_all
 
@@ -292,6 +294,40 @@ def test_a_thousand_connections_leave_nothing_behind(daemon: Daemon, tunnel: Tun
                 assert tunnel.read_to_end(stream_id) == b"x"
     assert tunnel.core.stream_ids == []
     assert open_files(daemon.process.pid) <= before
+
+
+def test_a_service_that_never_takes_the_rest_is_broken_off(
+    own_daemon: Callable[..., AbstractContextManager[Daemon]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    patient = "import sandbox_aio.daemon.tunnel_socket as t; t._HALF_CLOSED_SECONDS, t._LOOK_SECONDS = 0.2, 0.1"
+    monkeypatch.setattr(
+        process, "_PROGRAM", process._PROGRAM.replace("sys.path[:] = []", f"{patient}\nsys.path[:] = []")
+    )
+    go_on = threading.Event()
+    got: list[int] = []
+
+    def end_and_wait(connection: socket.socket) -> None:
+        connection.shutdown(socket.SHUT_WR)
+        assert go_on.wait(PATIENCE)
+        got.append(len(read_all(connection)))
+
+    size = 256 * 1024  # more than a unix socket holds
+    with own_daemon() as daemon, listening(end_and_wait, socket.AF_UNIX, str(tmp_path / "s")) as service:
+        assert daemon.process is not None
+        with daemon.connect() as connection:
+            tunnel = Tunnel(connection)
+            before = open_files(daemon.process.pid)
+            stream_id = tunnel.connect(service.target)
+            assert tunnel.read_to_end(stream_id) == b""
+            tunnel.send(stream_id, bytes(size))
+            tunnel.end(stream_id)
+            assert tunnel.core.stream_ids == []
+            deadline = time.monotonic() + PATIENCE
+            while open_files(daemon.process.pid) > before:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        go_on.set()
+    assert got[0] < size
 
 
 def open_files(pid: int) -> int:

@@ -234,6 +234,8 @@ class _Bridge(asyncio.Protocol):
         self._target_ended = False
         self._end_sent = False
         self._moved_at = 0.0
+        self._unwritten = 0
+        """What the target had yet to take when it was last looked at."""
 
     # --- called by the connection's transport --------------------
 
@@ -335,11 +337,18 @@ class _Bridge(asyncio.Protocol):
         assert self._transport is not None
         if self._end_sent:
             self._transport.close()
+            if self._transport.get_write_buffer_size():  # the stream is over and counts no more, but this is still open
+                self._watch()
             return
         with contextlib.suppress(OSError):  # it reset its connection a moment ago
             self._transport.write_eof()
+        self._watch()
+
+    def _watch(self) -> None:
+        assert self._transport is not None
         loop = asyncio.get_running_loop()
         self._moved_at = loop.time()
+        self._unwritten = self._transport.get_write_buffer_size()
         loop.call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
@@ -347,6 +356,9 @@ class _Bridge(asyncio.Protocol):
         if self._transport is None:
             return
         loop = asyncio.get_running_loop()
+        if (unwritten := self._transport.get_write_buffer_size()) != self._unwritten:
+            self._unwritten = unwritten
+            self._moved_at = loop.time()
         if loop.time() - self._moved_at >= _HALF_CLOSED_SECONDS:
             break_off(self._transport)
         else:
