@@ -446,15 +446,18 @@ class AsyncSandbox:
 
         Args:
             remote_port: The port in the sandbox, at its `127.0.0.1` or `::1`.
-            local_port: The port at `127.0.0.1` of this machine. 0 takes the same number as `remote_port`, and None
-                lets the system choose.
+            local_port: The port at `127.0.0.1` of this machine. 0 takes the same number as `remote_port`, and lets the
+                system choose where there is none; None always lets the system choose.
             max_reconnects: How often in a row the tunnel tries to connect anew when it is needed and was lost.
             remote_path: The path of a unix socket in the sandbox, instead of a port. Not every server offers it.
 
         Raises:
             ValueError: A port or the path is none, at once.
-            TunnelLocalPortError: Something else listens on the local port.
+            TunnelLocalPortError: Something else listens on the local port, or it may not be used.
             ResourceNotFoundError: The sandbox is gone.
+            SandboxConnectionError: The first connection could not be made; it is tried once.
+
+        Whether anything listens on `remote_port` is not asked here; see `AsyncTunnel.check`.
         """
         options = TunnelOptions(
             remote_port=remote_port, remote_path=remote_path, local_port=local_port, max_reconnects=max_reconnects

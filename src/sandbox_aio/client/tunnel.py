@@ -95,8 +95,11 @@ class AsyncTunnel:
     unix socket, in the sandbox. Each side may end while the other goes on; a connection that the sandbox refuses or
     breaks off is reset, and `statistics().last_error` says why.
 
-    When the tunnel's own connection is lost, so are the local ones, but the port stays: the next local connection has
-    the tunnel connect anew, `max_reconnects` times at most.
+    A local program is connected at once, before the sandbox was asked: it sees a refusal as a reset, not as a
+    connection that is refused. `check` asks beforehand.
+
+    When the tunnel's own connection is lost, the local ones are reset, but the port stays: the next local connection
+    has the tunnel connect anew. It tries `max_reconnects` times for each loss; with 0, the tunnel stays lost.
     """
 
     local_port: int

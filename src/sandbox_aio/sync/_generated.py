@@ -1027,15 +1027,18 @@ class Sandbox(Managed[AsyncSandbox]):
 
         Args:
             remote_port: The port in the sandbox, at its `127.0.0.1` or `::1`.
-            local_port: The port at `127.0.0.1` of this machine. 0 takes the same number as `remote_port`, and None
-                lets the system choose.
+            local_port: The port at `127.0.0.1` of this machine. 0 takes the same number as `remote_port`, and lets the
+                system choose where there is none; None always lets the system choose.
             max_reconnects: How often in a row the tunnel tries to connect anew when it is needed and was lost.
             remote_path: The path of a unix socket in the sandbox, instead of a port. Not every server offers it.
 
         Raises:
             ValueError: A port or the path is none, at once.
-            TunnelLocalPortError: Something else listens on the local port.
+            TunnelLocalPortError: Something else listens on the local port, or it may not be used.
             ResourceNotFoundError: The sandbox is gone.
+            SandboxConnectionError: The first connection could not be made; it is tried once.
+
+        Whether anything listens on `remote_port` is not asked here; see `Tunnel.check`.
         """
         with unframed:
             twin = self._bridge.call_owning(
@@ -1319,8 +1322,11 @@ class Tunnel(Managed[AsyncTunnel]):
     unix socket, in the sandbox. Each side may end while the other goes on; a connection that the sandbox refuses or
     breaks off is reset, and `statistics().last_error` says why.
 
-    When the tunnel's own connection is lost, so are the local ones, but the port stays: the next local connection has
-    the tunnel connect anew, `max_reconnects` times at most.
+    A local program is connected at once, before the sandbox was asked: it sees a refusal as a reset, not as a
+    connection that is refused. `check` asks beforehand.
+
+    When the tunnel's own connection is lost, the local ones are reset, but the port stays: the next local connection
+    has the tunnel connect anew. It tries `max_reconnects` times for each loss; with 0, the tunnel stays lost.
     """
 
     @property
