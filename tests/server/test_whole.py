@@ -102,13 +102,13 @@ def create(client: httpx.Client) -> str:
 
 
 def state_of(process: subprocess.Popen[bytes]) -> Path:
-    """The directory that an embedded server made: the one whose lock it holds."""
-    (found,) = (
-        link
+    """The directory that an embedded server made: the first whose lock it took. It may be removing others."""
+    locks = {
+        int(entry.name): link
         for entry in Path(f"/proc/{process.pid}/fd").iterdir()
         if (link := entry.readlink()).name.startswith(f"saio-{os.getuid()}-")
-    )
-    return found
+    }
+    return locks[min(locks)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -167,15 +167,17 @@ async def _sweep(own: Path) -> None:
 
 async def _remove(path: Path) -> None:
     """Remove the state of a server that is gone, unless what it has started does that right now."""
-    runtime = make_runtime(ServerConfig(state_dir=path))
-    try:
-        await runtime.open(lambda id, reason: None)
-        await runtime.aclose(destroy=True)
-    except RuntimeFailure as failure:
-        if failure.kind != "StateDirectoryInUse":
-            logger.warning("cannot clean up %s: %s", path, failure)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+    if await asyncio.to_thread((path / "zygote.lock").exists):  # else what it has started did it, but for the keys
+        runtime = make_runtime(ServerConfig(state_dir=path))
+        try:
+            await runtime.open(lambda id, reason: None)
+            await runtime.aclose(destroy=True)
+        except (OSError, RuntimeFailure) as failure:
+            if isinstance(failure, RuntimeFailure) and failure.kind == "StateDirectoryInUse":
+                return
+            # Nothing runs there: what could not be opened was half removed already.
+            logger.info("what is left in %s cannot be opened, and is removed: %s", path, failure)
+    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
 if __name__ == "__main__":
