@@ -265,6 +265,8 @@ def test_a_daemon_that_ends_says_so(own_daemon: Callable[..., AbstractContextMan
             tunnel.turn()
         closed = tunnel.seen[-1]
         assert closed == TunnelClosed(reason="the sandbox is shutting down")
+        assert daemon.process.wait(PATIENCE) == 0  # before it is told once more to end
+        daemon.process = None
 
 
 def test_too_many_streams_are_refused_one_by_one(own_daemon: Callable[..., AbstractContextManager[Daemon]]) -> None:
