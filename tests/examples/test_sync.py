@@ -1,6 +1,6 @@
 """The documentation's examples, as a reader would type them into a plain program, with our client and the official.
 
-The names E1 to E15 are the examples' places in it. Services and tunnels (E10 to E12, E14) are not here yet.
+The names E1 to E15 are the examples' places in it. E10 to E12 and E14, which need more, are in `tests/real`.
 """
 
 from __future__ import annotations
