@@ -1,6 +1,7 @@
 """An image that looks like the well-known one of PostgreSQL: an entry point, a user of its own, an environment.
 
-It is made by debootstrap, which takes about a minute, once: afterwards it is found in `build/images`.
+It is made by debootstrap, which takes about a minute, once: afterwards it is found in `build/images`. `make test` makes
+it before the tests begin, by `python -m tests.real.postgres_image`, which does nothing for an ordinary user.
 """
 
 from __future__ import annotations
@@ -92,3 +93,7 @@ def _furnish(root: Path) -> None:
         },
     }
     root.with_name(f"postgres-{VERSION}.json").write_text(json.dumps(settings))
+
+
+if __name__ == "__main__" and os.geteuid() == 0:
+    postgres_image()
