@@ -265,12 +265,10 @@ async def test_a_reset_passes_both_ways(sandbox: AsyncSandbox) -> None:
                 await stream.send(b"break")
                 with pytest.raises(anyio.BrokenResourceError):
                     await stream.receive()
-            stream = await anyio.connect_tcp("127.0.0.1", tunnel.local_port)
-            await stream.send(b"w")
-            raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            await until(lambda: tunnel.statistics().bytes_sent >= 6)
-            await stream.aclose()
+            with socket.create_connection(("127.0.0.1", tunnel.local_port)) as plain:  # which sends no end of its own
+                plain.sendall(b"w")
+                await until(lambda: tunnel.statistics().bytes_sent >= 6)
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await until(lambda: outcome == [ConnectionResetError])
 
 
