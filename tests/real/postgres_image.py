@@ -64,7 +64,8 @@ def _bootstrap(root: Path) -> None:
         line.rstrip().split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
     )
     suite = release["VERSION_CODENAME"].strip('"')
-    command = ["debootstrap", "--variant=minbase", "--include=postgresql", suite, str(root)]
+    # Its mounts are its own: if it is killed, none is left in the directory that is removed then.
+    command = ["unshare", "--mount", "debootstrap", "--variant=minbase", "--include=postgresql", suite, str(root)]
     made = subprocess.run(command, check=False, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
 
