@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from ..protocol.http_requests import BoxOptions, ControlPlane, box_changes
 from ..protocol.service_requests import DownloadWish, ServiceWish
-from .pending import PendingSandbox
+from .pending import Pending
 from .sandbox import AsyncSandbox
 from .service import Service
 from .service_url import AsyncServiceURL, TokenSource
@@ -144,7 +144,7 @@ class AsyncSandboxClient:
         proxy_config: Mapping[str, Any] | None = None,
         run_config: RunConfig | Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> PendingSandbox:
+    ) -> Pending[AsyncSandbox]:
         """Make a sandbox that is deleted at the end of `async with`.
 
         `async with client.sandbox() as sandbox` and `async with await client.sandbox() as sandbox` do the same.
@@ -173,7 +173,7 @@ class AsyncSandboxClient:
             )
             return AsyncSandbox(record, self, auto_delete=True)
 
-        return PendingSandbox(create)
+        return Pending(create, "this sandbox was made already; call client.sandbox() for another one")
 
     async def create_sandbox(
         self,

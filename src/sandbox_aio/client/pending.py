@@ -1,8 +1,9 @@
-"""What `client.sandbox()` returns: await it for a sandbox, or enter it."""
+"""What a call returns whose result is awaited, or entered as a context."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import LocalProtocolError
 
@@ -10,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
-    from .sandbox import AsyncSandbox
+__all__ = ["Pending"]
 
-__all__ = ["PendingSandbox"]
+T = TypeVar("T", bound=AbstractAsyncContextManager[Any])
 
 
-class PendingSandbox:
-    """A sandbox that is made when this is awaited or entered, once.
+class Pending(Generic[T]):
+    """Something that is made when this is awaited or entered, once. Leaving the block leaves it, too.
 
     ::
 
@@ -24,28 +25,30 @@ class PendingSandbox:
         async with await client.sandbox() as sandbox: ...
     """
 
-    def __init__(self, create: Callable[[], Awaitable[AsyncSandbox]]) -> None:
-        self._create: Callable[[], Awaitable[AsyncSandbox]] | None = create
-        self._sandbox: AsyncSandbox | None = None
+    def __init__(self, make: Callable[[], Awaitable[T]], made_already: str) -> None:
+        """`made_already` is what the error says when this is used a second time."""
+        self._make: Callable[[], Awaitable[T]] | None = make
+        self._made_already = made_already
+        self._made: T | None = None
 
-    def __await__(self) -> Generator[Any, Any, AsyncSandbox]:
-        """Make the sandbox. Cancelled, nothing is left of it; see `AsyncSandboxClient.sandbox`.
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Make it. Cancelled, nothing is left of it.
 
         Raises:
             LocalProtocolError: It was made before.
         """
-        create, self._create = self._create, None
-        if create is None:
-            raise LocalProtocolError("this sandbox was made already; call client.sandbox() for another one")
-        return create().__await__()
+        make, self._make = self._make, None
+        if make is None:
+            raise LocalProtocolError(self._made_already)
+        return make().__await__()
 
-    async def __aenter__(self) -> AsyncSandbox:
-        self._sandbox = await self
-        return self._sandbox
+    async def __aenter__(self) -> T:
+        self._made = await self
+        return self._made
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Delete the sandbox."""
-        if self._sandbox is not None:
-            await self._sandbox.__aexit__(kind, error, traceback)
+        """Leave what was made, as its own block would."""
+        if self._made is not None:
+            await self._made.__aexit__(kind, error, traceback)

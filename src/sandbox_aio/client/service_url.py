@@ -12,16 +12,17 @@ from ..drivers.service_http import MAX_ANSWER_BYTES, Answer, ServiceHttp
 from ..drivers.service_websocket import ServiceWebSocketDriver, WebSocketRefused
 from ..errors import LocalProtocolError, RemoteProtocolError, SandboxConnectionError
 from ..protocol.service_requests import ServiceURLRecord, ServiceWish
-from .service_websocket import PendingServiceWebSocket, refused_error
+from .pending import Pending
+from .service_websocket import AsyncServiceWebSocket, refused_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     import httpx
 
 
-__all__ = ["AsyncServiceResponse", "AsyncServiceURL", "PendingServiceResponse", "TokenSource"]
+__all__ = ["AsyncServiceResponse", "AsyncServiceURL", "TokenSource"]
 
 MIN_TOKEN_AGE: Final = 10.0
 """Seconds in which a token is not renewed for being refused: then it is the program that refuses."""
@@ -206,19 +207,20 @@ class AsyncServiceURL:
         """Send a DELETE; see `request`."""
         return await self.request("DELETE", path, **options)
 
-    def stream(self, method: str, path: str = "/", **options: Any) -> PendingServiceResponse:
+    def stream(self, method: str, path: str = "/", **options: Any) -> Pending[AsyncServiceResponse]:
         """Send a request, and receive the answer's body as it comes.
 
         `async with service.stream("GET", "/events") as response` closes it at the end; otherwise close it
         with `aclose`. The arguments and errors are those of `request`.
         """
 
-        async def send() -> Answer:
-            return await self._http.stream(await self._current(), self._newer, method, path, options)
+        async def send() -> AsyncServiceResponse:
+            answer = await self._http.stream(await self._current(), self._newer, method, path, options)
+            return AsyncServiceResponse(answer)
 
-        return PendingServiceResponse(send)
+        return Pending(send, "this request was sent already; call stream() for another one")
 
-    def websocket(self, path: str = "/", *, headers: Mapping[str, str] | None = None) -> PendingServiceWebSocket:
+    def websocket(self, path: str = "/", *, headers: Mapping[str, str] | None = None) -> Pending[AsyncServiceWebSocket]:
         """Open a websocket to a path of the service.
 
         `async with service.websocket("/ws") as websocket` closes it at the end; otherwise close it with `aclose`. It is
@@ -230,21 +232,21 @@ class AsyncServiceURL:
             SandboxConnectionError: There is no websocket there.
         """
 
-        async def connect() -> ServiceWebSocketDriver:
+        async def connect() -> AsyncServiceWebSocket:
             record = await self._current()
             context = (self._http.pool or HttpPool()).ssl_context if record.service_url.startswith("https:") else None
             try:
-                return await ServiceWebSocketDriver.open(record, path, headers, context)
+                return AsyncServiceWebSocket(await ServiceWebSocketDriver.open(record, path, headers, context))
             except WebSocketRefused as refusal:
                 newer = await self._newer(record) if refusal.refused.status == 401 else None
                 if newer is None:
                     raise refused_error(refusal.refused) from None
             try:
-                return await ServiceWebSocketDriver.open(newer, path, headers, context)
+                return AsyncServiceWebSocket(await ServiceWebSocketDriver.open(newer, path, headers, context))
             except WebSocketRefused as refusal:
                 raise refused_error(refusal.refused) from None
 
-        return PendingServiceWebSocket(connect)
+        return Pending(connect, "this websocket was opened already; call websocket() for another one")
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
@@ -324,36 +326,3 @@ class AsyncServiceResponse:
     ) -> None:
         """Close the response."""
         await self.aclose()
-
-
-class PendingServiceResponse:
-    """A request that is sent when this is awaited or entered, once."""
-
-    def __init__(self, send: Callable[[], Awaitable[Answer]]) -> None:
-        self._send: Callable[[], Awaitable[Answer]] | None = send
-        self._response: AsyncServiceResponse | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncServiceResponse]:
-        """Send the request and wait for the answer's head.
-
-        Raises:
-            LocalProtocolError: It was sent before.
-        """
-        return self._open().__await__()
-
-    async def __aenter__(self) -> AsyncServiceResponse:
-        self._response = await self._open()
-        return self._response
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the response."""
-        assert self._response is not None
-        await self._response.aclose()
-
-    async def _open(self) -> AsyncServiceResponse:
-        send, self._send = self._send, None
-        if send is None:
-            raise LocalProtocolError("this request was sent already; call stream() for another one")
-        return AsyncServiceResponse(await send())

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from ..errors import LocalProtocolError, SandboxAuthenticationError, SandboxClientError, SandboxConnectionError
+from ..errors import SandboxAuthenticationError, SandboxClientError, SandboxConnectionError
 from ..protocol.http_call import HttpResponse
 from ..protocol.http_errors import ErrorBody
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
     from ..drivers.service_websocket import ServiceWebSocketDriver
     from ..protocol.upgrade import Refused
 
-__all__ = ["AsyncServiceWebSocket", "PendingServiceWebSocket", "refused_error"]
+__all__ = ["AsyncServiceWebSocket", "refused_error"]
 
 
 class AsyncServiceWebSocket:
@@ -76,39 +75,6 @@ class AsyncServiceWebSocket:
     ) -> None:
         """Close the connection."""
         await self.aclose()
-
-
-class PendingServiceWebSocket:
-    """A websocket that is opened when this is awaited or entered, once."""
-
-    def __init__(self, connect: Callable[[], Awaitable[ServiceWebSocketDriver]]) -> None:
-        self._connect: Callable[[], Awaitable[ServiceWebSocketDriver]] | None = connect
-        self._websocket: AsyncServiceWebSocket | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncServiceWebSocket]:
-        """Open it. Cancelled, nothing is left of it.
-
-        Raises:
-            LocalProtocolError: It was opened before.
-        """
-        return self._open().__await__()
-
-    async def __aenter__(self) -> AsyncServiceWebSocket:
-        self._websocket = await self._open()
-        return self._websocket
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        assert self._websocket is not None
-        await self._websocket.aclose()
-
-    async def _open(self) -> AsyncServiceWebSocket:
-        connect, self._connect = self._connect, None
-        if connect is None:
-            raise LocalProtocolError("this websocket was opened already; call websocket() for another one")
-        return AsyncServiceWebSocket(await connect())
 
 
 def refused_error(refused: Refused) -> SandboxClientError:

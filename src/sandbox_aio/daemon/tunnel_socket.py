@@ -233,6 +233,8 @@ class _Bridge(asyncio.Protocol):
         self._client_ended = False
         self._target_ended = False
         self._end_sent = False
+        self._timer: asyncio.TimerHandle | None = None
+        """When it is looked at next, whether it moves."""
         self._moved_at = 0.0
         self._unwritten = 0
         """What the target had yet to take when it was last looked at."""
@@ -268,6 +270,8 @@ class _Bridge(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is over: so is the stream."""
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
         self._owner.forget(self.stream_id)
         if self._tunnel.has_stream(self.stream_id) and not (self._end_sent and self._client_ended):
             self._tunnel.reset_stream(self.stream_id)
@@ -349,12 +353,11 @@ class _Bridge(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._moved_at = loop.time()
         self._unwritten = self._transport.get_write_buffer_size()
-        loop.call_later(_LOOK_SECONDS, self._look)
+        self._timer = loop.call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Break off a stream whose client has ended its side and which has not moved for too long."""
-        if self._transport is None:
-            return
+        assert self._transport is not None
         loop = asyncio.get_running_loop()
         if (unwritten := self._transport.get_write_buffer_size()) != self._unwritten:
             self._unwritten = unwritten
@@ -362,4 +365,4 @@ class _Bridge(asyncio.Protocol):
         if loop.time() - self._moved_at >= _HALF_CLOSED_SECONDS:
             break_off(self._transport)
         else:
-            loop.call_later(_LOOK_SECONDS, self._look)
+            self._timer = loop.call_later(_LOOK_SECONDS, self._look)
