@@ -388,6 +388,28 @@ async def test_a_peer_that_falls_silent_is_given_up_and_found_again(
                 assert tunnel.statistics().reconnects == 1
 
 
+async def test_so_many_connections_wait_for_a_lost_tunnel_and_no_more(
+    client: AsyncSandboxClient, daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(driver, "MAX_WAITING", 1)
+    async with wire_to(daemon.port) as wire:
+        with listening(echo) as service:
+            async with sandbox_at(client, wire.port).tunnel(
+                port_of(service), local_port=None, max_reconnects=99
+            ) as tunnel:
+                wire.refusing = True
+                wire.cut()
+                await until(lambda: tunnel.statistics().last_error is not None)
+                async with await anyio.connect_tcp("127.0.0.1", tunnel.local_port) as first:
+                    with pytest.raises((anyio.BrokenResourceError, OSError)):  # it may be reset while it connects
+                        async with await anyio.connect_tcp("127.0.0.1", tunnel.local_port) as second:
+                            await second.receive()
+                    assert "1 connections wait already" in caplog.text
+                    wire.refusing = False
+                    await first.send(b"patience")
+                    assert await first.receive() == b"patience"
+
+
 async def test_without_reconnects_a_lost_tunnel_stays_lost(client: AsyncSandboxClient, daemon: Daemon) -> None:
     async with wire_to(daemon.port) as wire:
         sandbox = sandbox_at(client, wire.port)

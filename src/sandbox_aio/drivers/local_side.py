@@ -13,7 +13,6 @@ import logging
 import selectors
 import socket
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
@@ -31,6 +30,8 @@ ACCEPTS_A_TURN: Final = 64
 """Connections that are accepted before the others are served again."""
 READS_A_TURN: Final = 4
 """Full reads of one connection before the others are served again."""
+TURNS_A_WAIT: Final = 4
+"""Turns that follow each other while there is something to do, before other tasks have theirs."""
 ACCEPT_PAUSE_SECONDS: Final = 0.1
 """How long nothing is accepted when there are no descriptors left for it."""
 POLL_SECONDS: Final = 0.005
@@ -111,26 +112,22 @@ class LocalSide:
     async def serve(self) -> None:
         """Accept and move bytes until cancelled, or `close`."""
         self._selector.register(self._listener, _READ)
-        wait = self._poll if self._descriptor is None else partial(anyio.wait_readable, self._descriptor)
+        turns = TURNS_A_WAIT
         while True:
             if self._streams.blocked:
                 await self._streams.room()
             if self._closed:
                 return
-            try:
-                if self._accept_at is None:
-                    await wait()
-                else:
-                    with anyio.move_on_after(self._accept_at - anyio.current_time()):
-                        await wait()
-            except anyio.ClosedResourceError:
-                return
-            if self._closed:
-                return
-            if self._accept_at is not None and anyio.current_time() >= self._accept_at:
-                self._accept_at = None
-                self._selector.register(self._listener, _READ)
-            for key, mask in self._selector.select(0):
+            # What a turn sends wakes others, who often run at once. Then they have answered, and waiting costs more.
+            ready = self._selector.select(0) if turns < TURNS_A_WAIT else []
+            turns += 1
+            if not ready:
+                turns = 1
+                await self._wait()
+                if self._closed:
+                    return
+                ready = self._selector.select(0)
+            for key, mask in ready:
                 if key.data is None:
                     self._accept()
                 elif key.data in self.connections:  # an earlier one of this turn may have ended it
@@ -201,8 +198,25 @@ class LocalSide:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _poll(self) -> None:
-        await anyio.sleep(POLL_SECONDS)
+    async def _wait(self) -> None:
+        """Wait until a socket is ready, or it is time to accept again, or `close` was called."""
+        try:
+            if self._accept_at is None:
+                await self._any_ready()
+                return
+            with anyio.move_on_after(self._accept_at - anyio.current_time()):
+                await self._any_ready()
+        except anyio.ClosedResourceError:
+            return
+        if not self._closed and anyio.current_time() >= self._accept_at:
+            self._accept_at = None
+            self._selector.register(self._listener, _READ)
+
+    async def _any_ready(self) -> None:
+        if self._descriptor is None:
+            await anyio.sleep(POLL_SECONDS)
+        else:
+            await anyio.wait_readable(self._descriptor)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_A_TURN):

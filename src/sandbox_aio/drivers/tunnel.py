@@ -34,6 +34,8 @@ __all__ = ["TunnelDriver"]
 
 OPEN_SECONDS: Final = 30.0
 """How long one connection may take to be made, upgrade included."""
+MAX_WAITING: Final = 1024
+"""Local connections that wait for the tunnel to connect anew."""
 
 
 class _Probe:
@@ -324,6 +326,10 @@ class TunnelDriver:
         """See `Streams.opened`."""
         if self._link.connected:
             self._attach(local)
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            self._last_error = error = TunnelError(f"{MAX_WAITING} connections wait already for the tunnel to connect")
+            self._local.break_off(local, error)
             return
         self._waiting.append(local)
         if len(self._waiting) == 1:
