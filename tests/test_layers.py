@@ -22,7 +22,8 @@ ARROWS = {
     "sync": PUBLIC | {"client"},
     "daemon": PUBLIC | {"protocol"},
     "runtimes": PUBLIC | {"daemon"},
-    "server": PUBLIC | {"protocol", "runtimes"},
+    "images": PUBLIC,
+    "server": PUBLIC | {"protocol", "runtimes", "images"},
     "cli": PUBLIC | {"", "client", "server"},
 }
 """For each room, the other rooms that it may import; "" is the package itself, whose lazy names reach everywhere."""

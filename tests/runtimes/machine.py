@@ -29,7 +29,7 @@ def spec(**changes: Any) -> SandboxSpec:
     """A sandbox of the snapshot `host` with a new id."""
     members: dict[str, Any] = {
         "id": str(uuid.uuid4()),
-        "snapshot_id": HOST_SNAPSHOT_ID,
+        "base": HOST_SNAPSHOT_ID,
         "hostname": "box",
         "secret": "a secret",
         "env_vars": {"PATH": "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"},

@@ -27,7 +27,7 @@ def runs(machine: Machine, id: str) -> bool:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"snapshot_id": str(uuid.uuid4())}, "there is no snapshot"),
+        ({"base": str(uuid.uuid4())}, "there is no snapshot"),
         ({"id": "../escape"}, "is not a UUID"),
         ({"id": str(uuid.uuid4()).upper()}, "is not a UUID"),
         ({"hostname": ""}, "is not a host name"),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,31 +11,11 @@ import pytest
 from sandbox_aio.runtimes.base import RuntimeFailure
 from sandbox_aio.runtimes.namespaces.snapshot_directory import open_snapshots
 from tests.runtimes.machine import Machine, machine
+from tests.runtimes.roots import PROGRAMS, small_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-PROGRAMS = ("sh", "cat", "id", "ls", "stat", "touch", "chown")
-
-
-def small_root(root: Path) -> Path:
-    """A root file system with a few programs and what they are linked to, two users, and hardly a directory."""
-    for name in PROGRAMS:
-        program = Path(shutil.which(name) or "")
-        _copy(program, root / "bin" / name)
-        linked = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
-        for word in linked.split():
-            if word.startswith("/"):
-                _copy(Path(word), root / word[1:])
-    (root / "etc").mkdir(parents=True)
-    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nalice:x:1234:1234::/:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\nalice:x:1234:\n")
-    return root
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +44,7 @@ def test_it_is_offered_beside_host_with_its_settings(imaged: Machine, image: Pat
 
 def test_a_sandbox_boots_it_and_sees_nothing_of_the_host(imaged: Machine) -> None:
     snapshot = imaged.run(imaged.runtime.snapshots())[1]
-    with imaged.sandbox(snapshot_id=snapshot.id, hostname="smallbox") as box:
+    with imaged.sandbox(base=snapshot.id, hostname="smallbox") as box:
         assert sorted(box.sh("ls /bin").split()) == sorted(PROGRAMS)
         assert "usr" not in box.sh("ls /").split() or "share" not in box.sh("ls /usr").split()
         assert box.sh("cat /etc/hostname") == "smallbox"
@@ -78,10 +55,10 @@ def test_a_sandbox_boots_it_and_sees_nothing_of_the_host(imaged: Machine) -> Non
 
 def test_what_it_writes_stays_in_the_sandbox(imaged: Machine, image: Path) -> None:
     snapshot = imaged.run(imaged.runtime.snapshots())[1]
-    with imaged.sandbox(snapshot_id=snapshot.id) as box:
+    with imaged.sandbox(base=snapshot.id) as box:
         box.sh("echo mine > /etc/passwd")
         assert box.sh("cat /etc/passwd") == "mine"
-        with imaged.sandbox(snapshot_id=snapshot.id) as other:
+        with imaged.sandbox(base=snapshot.id) as other:
             assert "alice" in other.sh("cat /etc/passwd")
     assert "alice" in (image / "etc/passwd").read_text()
     assert not (image / "dev").exists()
@@ -90,7 +67,7 @@ def test_what_it_writes_stays_in_the_sandbox(imaged: Machine, image: Path) -> No
 @pytest.mark.root
 def test_other_users_of_the_image_exist(imaged: Machine) -> None:
     snapshot = imaged.run(imaged.runtime.snapshots())[1]
-    with imaged.sandbox(snapshot_id=snapshot.id) as box:
+    with imaged.sandbox(base=snapshot.id) as box:
         box.sh("touch /tmp/file; chown alice:alice /tmp/file")
         assert box.sh("stat -c '%U %u' /tmp/file") == "alice 1234"
 

@@ -197,6 +197,14 @@ class FakeRuntime:
     async def snapshots(self) -> list[SnapshotInfo]:
         return [HOST]
 
+    @property
+    def layers_directory(self) -> Path:
+        return Path(self._directory.name, "layers")
+
+    @property
+    def layer_owner(self) -> int:
+        return 0
+
     async def create(self, spec: SandboxSpec) -> None:
         self.calls.append(("create", spec.id))
         self.daemons.setdefault(spec.id, Daemon(spec, f"{self._directory.name}/{spec.id[:8]}"))

@@ -16,6 +16,7 @@ import attrs
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
 __all__ = [
     "EGRESS_PORT",
@@ -65,7 +66,7 @@ class Unavailable:
 
 @attrs.frozen(kw_only=True)
 class SnapshotInfo:
-    """A file system that the runtime can boot."""
+    """A file system of the runtime's own that it can boot, and stack layers on."""
 
     id: str
     """UUID."""
@@ -82,7 +83,10 @@ class SandboxSpec:
     """What to make. `id` is the sandbox's UUID and the key of every other call."""
 
     id: str
-    snapshot_id: str
+    base: str | None
+    """The runtime's own snapshot below everything, such as `host`; None: the layers are all there is."""
+    layers: tuple[str, ...] = ()
+    """Layers over the base by their ids, topmost first: directories of `layers_directory`."""
     hostname: str
     secret: str
     """What the daemon demands in `x-sandbox-secret`."""
@@ -149,7 +153,24 @@ class Runtime(Protocol):
         ...
 
     async def snapshots(self) -> list[SnapshotInfo]:
-        """The file systems that can be booted; `host` is always there."""
+        """The file systems that can be booted as they are; `host` is always there."""
+        ...
+
+    @property
+    def layers_directory(self) -> Path:
+        """Where the layers are that this runtime can boot: a layer is `<id>/tree`, where the id is a number.
+
+        Their form is that of overlayfs. Who puts one there publishes it whole, by a rename, and takes none away that a
+        sandbox is made from.
+        """
+        ...
+
+    @property
+    def layer_owner(self) -> int:
+        """The host uid and gid that id 0 of a layer has on disk, and 1, 2, ... follow; 0 wherever ids can be mapped.
+
+        Known once the runtime is open.
+        """
         ...
 
     async def create(self, spec: SandboxSpec) -> None:

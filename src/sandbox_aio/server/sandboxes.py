@@ -272,7 +272,7 @@ class SandboxRegistry:
         ours = self._egress.variables(rules) if self._egress is not None else {}
         return SandboxSpec(
             id=sandbox.id,
-            snapshot_id=snapshot.id,
+            base=snapshot.id,
             hostname=sandbox.name,
             secret=sandbox.secret,
             work_dir=own.work_dir or snapshot.work_dir,

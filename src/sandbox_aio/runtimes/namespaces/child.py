@@ -87,7 +87,7 @@ class _Child:
         self._channel = channel
         self._dies_with_zygote = dies_with_zygote
         self._stage = "begin"
-        self._layers: list[list[int]] = []
+        self._trees: list[int] = []
         self._id = ""
         self._hostname = ""
         self._listener = -1
@@ -139,15 +139,12 @@ class _Child:
                 file.write("0")
 
     def _map_ids(self) -> None:
-        overlays = self._preparation.overlays
         if self._preparation.ids.count == 1:
             self._preparation.ids.write("self")
-            self._layers = [[syscalls.detached_clone(layer.path) for layer in overlay.layers] for overlay in overlays]
+            self._trees = [syscalls.detached_clone(layer.path) for layer in self._preparation.trees]
             return
         control.send(self._channel, {"unshared": True})
-        _, descriptors = self._expect("mapped")
-        rest = iter(descriptors)
-        self._layers = [[next(rest) for _ in overlay.layers] for overlay in overlays]
+        _, self._trees = self._expect("mapped")
 
     def _become_root(self) -> None:
         if self._preparation.ids.count > 1:
@@ -212,7 +209,7 @@ class _Child:
         return (
             ("make mounts private", mounts.make_private),
             ("enter the sandbox's directory", lambda: os.chdir(self._id)),
-            ("mount the layers", lambda: mounts.mount_overlays(self._preparation.overlays, self._layers)),
+            ("mount the layers", lambda: mounts.mount_overlays(self._preparation, self._trees)),
             ("mount /dev", mounts.mount_dev),
             ("mount /proc", mounts.mount_proc),
             ("enter the root directory", mounts.enter),

@@ -16,7 +16,7 @@ from .syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RD
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .plan import Overlay
+    from .plan import Preparation
 
 __all__ = ["enter", "make_private", "mount_dev", "mount_overlays", "mount_proc", "protect_proc"]
 
@@ -55,6 +55,8 @@ _MASKED_PROC: Final = (
     "timer_stats",
     "vmallocinfo",
 )
+_OPTIONS_BYTES: Final = 4096
+"""What mount(2) takes of options, with a NUL at the end, whatever the size of a page."""
 _SHM_BYTES: Final = 256 * 1024 * 1024
 _LOCKED_DOWN: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
@@ -64,22 +66,44 @@ def make_private() -> None:
     syscalls.mount(None, "/", None, MS_REC | MS_PRIVATE)
 
 
-def mount_overlays(overlays: Sequence[Overlay], layers: Sequence[Sequence[int]]) -> None:
-    """Mount every overlay on `root` and below it; `layers` holds the detached mounts of each, topmost first.
+def mount_overlays(preparation: Preparation, trees: Sequence[int]) -> None:
+    """Mount every overlay on `root` and below it; `trees` are the detached mounts of `preparation.trees`.
 
     An overlay's lower directories must be mounted somewhere in this namespace. They are attached right where the
     overlay will cover them, and named through their descriptors, so neither their host paths nor a mount point of
-    their own is needed.
+    their own is needed. What is shelved is named relative to the shelf, which is the working directory meanwhile: that
+    is short, and a mount's options are a page at most.
     """
-    for overlay, trees in zip(overlays, layers, strict=True):
-        target = os.path.join("root", overlay.target) if overlay.target else "root"
-        for tree in trees:
+    rest = list(trees)
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    base = f"/proc/self/fd/{here}"
+    if preparation.shelf is not None:
+        shelf = rest.pop(0)
+        syscalls.move_mount(shelf, "root")
+        os.fchdir(shelf)
+        os.close(shelf)
+    for overlay in preparation.overlays:
+        own = [rest.pop(0) for _ in overlay.layers]
+        target = f"{base}/root/{overlay.target}".rstrip("/")
+        for tree in own:
             syscalls.move_mount(tree, target)
-        lower = ":".join(f"/proc/self/fd/{tree}" for tree in trees)
-        options = f"lowerdir={lower},upperdir={overlay.upper},workdir={overlay.work},userxattr"
-        syscalls.mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options)
-        for tree in trees:
+        lower = [*overlay.shelved, *(f"/proc/self/fd/{tree}" for tree in own)]
+        _mount_overlay(target, lower, upper=f"{base}/{overlay.upper}", work=f"{base}/{overlay.work}")
+        for tree in own:
             os.close(tree)
+    os.fchdir(here)
+    os.close(here)
+
+
+def _mount_overlay(target: str, lower: Sequence[str], *, upper: str, work: str) -> None:
+    options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work},userxattr"
+    if len(options) < _OPTIONS_BYTES:
+        syscalls.mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options)
+    else:  # Since Linux 6.5 the lower directories can be named one by one.
+        named = [*(("lowerdir+", path) for path in lower), ("upperdir", upper), ("workdir", work), ("userxattr", None)]
+        tree = syscalls.new_mount("overlay", named)
+        syscalls.move_mount(tree, target)
+        os.close(tree)
 
 
 def mount_dev() -> None:

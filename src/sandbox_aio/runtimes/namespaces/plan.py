@@ -27,7 +27,9 @@ class Overlay:
     target: str
     """Where it is seen, relative to the sandbox's root: `""` or `"usr"`."""
     layers: tuple[Layer, ...]
-    """Topmost first."""
+    """Directories that are mounted each for itself; topmost first."""
+    shelved: tuple[str, ...] = ()
+    """Directories below the preparation's shelf, over all `layers`; topmost first."""
     upper: str
     work: str
     """Both relative to the sandbox's directory."""
@@ -42,8 +44,16 @@ class Preparation:
     ids: IdMap
     overlays: tuple[Overlay, ...]
     """The one for the root directory first."""
+    shelf: Layer | None = None
+    """A directory that holds all that is `shelved`."""
     cgroup_files: tuple[str, ...] = ()
     """The `cgroup.procs` files to join."""
+
+    @property
+    def trees(self) -> tuple[Layer, ...]:
+        """All that is to be cloned and mapped: the shelf, then the layers of every overlay."""
+        layers = tuple(layer for overlay in self.overlays for layer in overlay.layers)
+        return layers if self.shelf is None else (self.shelf, *layers)
 
 
 @attrs.frozen(kw_only=True)
@@ -66,16 +76,20 @@ def preparation_from_json(data: dict[str, Any]) -> Preparation:
         overlays=tuple(
             Overlay(
                 target=str(overlay["target"]),
-                layers=tuple(
-                    Layer(path=str(layer["path"]), mapped=bool(layer["mapped"])) for layer in overlay["layers"]
-                ),
+                layers=tuple(_layer(layer) for layer in overlay["layers"]),
+                shelved=tuple(str(way) for way in overlay["shelved"]),
                 upper=str(overlay["upper"]),
                 work=str(overlay["work"]),
             )
             for overlay in data["overlays"]
         ),
+        shelf=None if data["shelf"] is None else _layer(data["shelf"]),
         cgroup_files=tuple(str(path) for path in data["cgroup_files"]),
     )
+
+
+def _layer(data: dict[str, Any]) -> Layer:
+    return Layer(path=str(data["path"]), mapped=bool(data["mapped"]))
 
 
 def plan_from_json(data: dict[str, Any]) -> BootPlan:

@@ -24,14 +24,14 @@ from ..base import (
     SnapshotInfo,
     Unavailable,
 )
-from . import handover, probe, sandbox_directory, snapshot_host
+from . import handover, probe, sandbox_directory
 from .cgroups import Cgroups, remove_groups
+from .file_systems import FileSystems
 from .idmap import IdMap, IdSupply
 from .keeper import ZygoteKeeper
-from .plan import BootPlan, Overlay, Preparation
+from .plan import BootPlan, Preparation
 from .sandbox_directory import Record
 from .shielding import shielded
-from .snapshot_directory import MOUNT_POINTS, DirectorySnapshot, open_snapshots
 from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
 
@@ -99,14 +99,7 @@ class NamespacesRuntime:
         self._tag = f"sandbox-aio-{seed:08x}"
         self._cgroups = Cgroups(parents={}, versions={})
         self._ids = IdSupply(seed)
-        self._shared_ids: IdMap | None = None
-        self._unmapped: frozenset[str] = frozenset()
-        self._system_directories = snapshot_host.system_directories()
-        self._skeleton = Path()
-        self._overlays: tuple[Overlay, ...] = ()
-        """Those of the snapshot `host`."""
-        self._wanted_snapshots = tuple(snapshots)
-        self._directories: dict[str, DirectorySnapshot] = {}
+        self._files = FileSystems(self._state, snapshots)
         self._cleaning: asyncio.Task[None] | None = None
         self._trash_is_full = False
         self._background: set[asyncio.Task[None]] = set()
@@ -122,7 +115,7 @@ class NamespacesRuntime:
         self._on_exit = on_exit
         if (unavailable := probe.preconditions()) is not None:
             raise _failure(unavailable)
-        self._directories = open_snapshots(self._wanted_snapshots)
+        self._files.open()
         await asyncio.to_thread(self._state.open)
         try:
             await self._recover()
@@ -133,7 +126,7 @@ class NamespacesRuntime:
             await shielded(self._abandon())
             raise
         self._capabilities = found
-        await self._prepare_next()
+        await self._prepare_next(HOST_SNAPSHOT_ID, ())
         return found
 
     async def aclose(self, *, destroy: bool) -> None:
@@ -219,29 +212,28 @@ class NamespacesRuntime:
         self._cgroups = await asyncio.to_thread(Cgroups.detect, self._tag)
         self._keeper.cgroups = [str(path) for path in self._cgroups.parents.values()]
         ids = self._ids.next
+        files = self._files
         while True:
-            owner = self._shared_ids.uid if self._shared_ids else 0
-            self._skeleton = await asyncio.to_thread(snapshot_host.build_skeleton, self._state.snapshots, owner)
-            self._overlays = sandbox_directory.overlays(self._skeleton, self._system_directories, self._unmapped)
+            await asyncio.to_thread(files.build)
             answer = await self._trial(ids)
             if answer["ok"]:
-                shared = self._shared_ids is not None
-                return probe.capabilities(ids, self._cgroups, self._unmapped, shared_ids=shared)
+                return probe.capabilities(ids, self._cgroups, files.unmapped, shared_ids=files.owner != 0)
             layer = answer.get("layer")
-            if layer is None or layer in self._unmapped:
+            if layer is None or layer in files.unmapped:
                 return probe.explain(answer, self._state.path)
-            self._unmapped |= {layer}
-            if layer == str(self._skeleton):
-                self._shared_ids = self._ids.share()
+            if files.give_up_mapping(layer):
+                files.owner = self._ids.share().uid
 
     async def _trial(self, ids: IdMap) -> dict[str, Any]:
         id = str(uuid.uuid4())
         directory = self._state.sandbox(id)
-        plan = BootPlan(id=id, hostname="trial", preparation=self._preparation(ids), with_daemon=False)
+        overlays = self._files.overlays(HOST_SNAPSHOT_ID, ())
+        preparation = Preparation(sandboxes=str(self._state.sandboxes), ids=ids, overlays=overlays)
+        plan = BootPlan(id=id, hostname="trial", preparation=preparation, with_daemon=False)
         client = await self._keeper.client()
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            await asyncio.to_thread(sandbox_directory.lay, directory, ids, self._overlays, "trial")
+            await asyncio.to_thread(sandbox_directory.lay, directory, ids, overlays, "trial")
             answer = await client.request("start", [null, null], plan=attrs.asdict(plan))
             await client.request("kill", id=id)  # It is ending; this waits for the end.
             return answer
@@ -250,29 +242,38 @@ class NamespacesRuntime:
             self._state.discard(directory)
             self._clean_up()
 
-    def _preparation(self, ids: IdMap, cgroup_files: tuple[str, ...] = ()) -> Preparation:
-        return self._preparation_of(HOST_SNAPSHOT_ID, ids, cgroup_files)
-
-    def _preparation_of(self, snapshot_id: str, ids: IdMap, cgroup_files: tuple[str, ...]) -> Preparation:
-        sandboxes, overlays = str(self._state.sandboxes), self._overlays_of(snapshot_id)
-        return Preparation(sandboxes=sandboxes, ids=ids, overlays=overlays, cgroup_files=cgroup_files)
-
-    def _overlays_of(self, snapshot_id: str) -> tuple[Overlay, ...]:
-        directory = self._directories.get(snapshot_id)
-        return self._overlays if directory is None else directory.overlays()
+    async def _preparation(
+        self, base: str | None, layers: tuple[str, ...], ids: IdMap, cgroup_files: tuple[str, ...] = ()
+    ) -> Preparation:
+        return Preparation(
+            sandboxes=str(self._state.sandboxes),
+            ids=ids,
+            overlays=await asyncio.to_thread(self._files.overlays, base, layers),
+            shelf=self._files.shelf(layers),
+            cgroup_files=cgroup_files,
+        )
 
     # One sandbox.
 
     async def snapshots(self) -> list[SnapshotInfo]:
         """Return `host`, the machine's own programs in a fresh system, and the directories that were named."""
-        host = await asyncio.to_thread(snapshot_host.describe, self._state.path)
-        return [host, *(directory.describe() for directory in self._directories.values())]
+        return await self._files.snapshots()
+
+    @property
+    def layers_directory(self) -> Path:
+        """Where the layers are: see `Runtime.layers_directory`."""
+        return self._state.layers
+
+    @property
+    def layer_owner(self) -> int:
+        """Who owns what belongs to root in a layer: see `Runtime.layer_owner`."""
+        return self._files.owner
 
     async def create(self, spec: SandboxSpec) -> None:
         """Make a sandbox's directory: see `Runtime.create`. Nothing happens when there is such a sandbox.
 
-        Raises RuntimeFailure for an unknown snapshot, a bad id or host name, a limit that cannot be enforced, and a
-        full disk.
+        Raises RuntimeFailure for an unknown base or layer, a bad id or host name, a limit that cannot be enforced,
+        and a full disk.
         """
         self._require_sane(spec)
         if spec.id in self._sandboxes:
@@ -301,28 +302,28 @@ class NamespacesRuntime:
                 raise ValueError
         except ValueError:
             raise RuntimeFailure(f"{spec.id!r} is not a UUID in lower case") from None
-        if spec.snapshot_id != HOST_SNAPSHOT_ID and spec.snapshot_id not in self._directories:
-            raise RuntimeFailure(f"there is no snapshot {spec.snapshot_id!r}", kind="SnapshotNotFound")
+        self._files.require(spec)
         if not _HOSTNAME.fullmatch(spec.hostname):
             raise RuntimeFailure(f"{spec.hostname!r} is not a host name: letters, digits, '-' and '.', at most 63")
         self._cgroups.require(cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes)
 
-    async def _prepare_next(self) -> None:
-        """Have the zygote do ahead of time what does not depend on which sandbox comes next."""
+    async def _prepare_next(self, base: str | None, layers: tuple[str, ...]) -> None:
+        """Have the zygote do ahead of time what does not depend on which sandbox comes next.
+
+        That the next one is of the same snapshot as the last is a guess; a wrong one costs time, and nothing else.
+        """
         if (client := self._keeper.present) is not None:
+            preparation = attrs.asdict(await self._preparation(base, layers, self._ids.next))
             with contextlib.suppress(RuntimeFailure):  # Then the next start takes longer.
-                await client.request("prepare", preparation=attrs.asdict(self._preparation(self._ids.next)))
+                await client.request("prepare", preparation=preparation)
 
     def _lay(self, sandbox: _Sandbox, directory: Path) -> None:
-        sandbox_directory.lay(
-            directory,
-            sandbox.ids,
-            self._overlays_of(sandbox.spec.snapshot_id),
-            sandbox.spec.hostname,
-            mount_points=MOUNT_POINTS if sandbox.spec.snapshot_id in self._directories else {},
-        )
+        spec = sandbox.spec
+        overlays = self._files.overlays(spec.base, spec.layers)
+        mount_points = self._files.mount_points(spec.base)
+        sandbox_directory.lay(directory, sandbox.ids, overlays, spec.hostname, mount_points=mount_points)
         if not self._ephemeral:
-            Record(spec=sandbox.spec, ids=sandbox.ids).write(directory)
+            Record(spec=spec, ids=sandbox.ids).write(directory)
 
     async def start(self, id: str) -> DaemonAddress:
         """Boot a sandbox: see `Runtime.start`. Nothing happens when it runs.
@@ -340,7 +341,7 @@ class NamespacesRuntime:
                     await shielded(self._end(sandbox))
                     raise
                 sandbox.state, sandbox.reason = "running", None
-                self._in_background(self._prepare_next())
+                self._in_background(self._prepare_next(sandbox.spec.base, sandbox.spec.layers))
         return self._address(sandbox)
 
     async def _boot(self, sandbox: _Sandbox) -> None:
@@ -351,7 +352,7 @@ class NamespacesRuntime:
             groups = await asyncio.to_thread(
                 self._cgroups.make, spec.id, cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes
             )
-        preparation = self._preparation_of(spec.snapshot_id, sandbox.ids, groups)
+        preparation = await self._preparation(spec.base, spec.layers, sandbox.ids, groups)
         plan = attrs.asdict(BootPlan(id=spec.id, hostname=spec.hostname, preparation=preparation))
         with (
             handover.listener(self._state.daemon_socket(spec.id)) as listener,

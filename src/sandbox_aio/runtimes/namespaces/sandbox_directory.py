@@ -50,7 +50,8 @@ class Record:
         """Read it; None if the sandbox was never completed."""
         try:
             data: dict[str, Any] = json.loads((directory / "record.json").read_text(encoding="utf-8"))
-            return cls(spec=SandboxSpec(**data["spec"]), ids=IdMap(**data["ids"]))
+            spec = {**data["spec"], "layers": tuple(data["spec"]["layers"])}
+            return cls(spec=SandboxSpec(**spec), ids=IdMap(**data["ids"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -61,7 +61,7 @@ class SandboxProcess:
         self.preparation.ids.write(str(self.usher))
         namespace = os.open(f"/proc/{self.usher}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for layer in (layer for overlay in self.preparation.overlays for layer in overlay.layers):
+            for layer in self.preparation.trees:
                 try:
                     trees.append(syscalls.detached_clone(layer.path, userns_fd=namespace if layer.mapped else None))
                 except OSError as error:

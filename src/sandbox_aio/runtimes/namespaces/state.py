@@ -5,6 +5,7 @@
     <state>/zygote.log       what the zygote has to say
     <state>/snapshots/       skeletons
     <state>/sandboxes/<id>/  one sandbox: see `sandbox_directory`
+    <state>/layers/<number>/ one layer: see `file_systems`
     <state>/trash/           what is being removed
     <sockets>/control        where the zygote listens
     <sockets>/s/<16 hex>     where a daemon listens
@@ -43,6 +44,7 @@ class StateDirectory:
         self.path: Path = path.absolute()
         self.sandboxes: Path = self.path / "sandboxes"
         self.snapshots: Path = self.path / "snapshots"
+        self.layers: Path = self.path / "layers"
         self.trash: Path = self.path / "trash"
         self.log: Path = self.path / "zygote.log"
         self.sockets: Path = self._place_for_sockets()
@@ -86,9 +88,10 @@ class StateDirectory:
             raise
 
     def _make_sandboxes(self) -> None:
-        """Make the one directory that a sandbox's root may search; that of the state keeps everybody else out."""
-        self.sandboxes.mkdir(exist_ok=True)
-        self.sandboxes.chmod(0o711)
+        """Make the directories that a sandbox's root may search; that of the state keeps everybody else out."""
+        for directory in (self.sandboxes, self.layers):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o711)
 
     def try_lock(self) -> bool:
         """Take the lock for this process, if it has it not yet, and tell whether it has it now. Raises OSError."""
@@ -157,7 +160,8 @@ class StateDirectory:
         for path in (self.trash, self.sockets / "s"):
             removal.remove_tree(str(path))
             path.mkdir(mode=0o700)
-        removal.remove_tree(str(self.sandboxes))
+        for path in (self.sandboxes, self.layers):
+            removal.remove_tree(str(path))
         self._make_sandboxes()
         self.control_socket.unlink(missing_ok=True)
 
@@ -166,7 +170,7 @@ class StateDirectory:
 
         This process must hold both locks.
         """
-        for path in (self.sandboxes, self.snapshots, self.trash, self.sockets / "s"):
+        for path in (self.sandboxes, self.layers, self.snapshots, self.trash, self.sockets / "s"):
             removal.remove_tree(str(path))
         for path in (self.control_socket, self.log, self.path / "zygote.lock", self.path / "lock"):
             path.unlink(missing_ok=True)
