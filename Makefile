@@ -29,6 +29,7 @@ test-protocol: .venv/.tools | build
 	.venv/bin/python tools/own_coverage.py
 
 test-rest: build/wheel/.installed $(NODE_MODULES)
+	build/wheel/venv/bin/python -m tests.real.root_trees
 	build/wheel/venv/bin/python -m tests.real.postgres_image
 	PATH="$(CURDIR)/build/wheel/venv/bin:$$PATH" build/wheel/venv/bin/python -m pytest --ignore=tests/protocol --durations=15
 

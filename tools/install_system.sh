@@ -5,6 +5,8 @@
 PYTHON="python3 python3-venv"
 SERVERS="postgresql redis-server openssh-server openssh-client curl debootstrap"
 BROWSER="chromium chromium-driver"
+IMAGES="docker-registry skopeo umoci buildah runc"
+COMPILERS="gcc libc6-dev musl-tools busybox-static"
 set -eu
 
 here=$(dirname "$0")
@@ -16,12 +18,20 @@ has_servers() {
         [ -x /usr/bin/redis-server ] && [ -x /usr/sbin/sshd ] && [ -x /usr/bin/ssh ] && [ -x /usr/bin/curl ] &&
         [ -x /usr/sbin/debootstrap ]
 }
+has_images() {
+    for program in docker-registry skopeo umoci buildah runc; do
+        [ -x "/usr/bin/$program" ] || [ -x "/usr/sbin/$program" ] || return 1
+    done
+}
+has_compilers() { command -v gcc >/dev/null && [ -x /usr/bin/musl-gcc ] && [ -x /bin/busybox ] && [ -e /usr/include/stdio.h ]; }
 has_browser() { command -v chromium >/dev/null && command -v chromedriver >/dev/null; }
 
 missing=""
 has_python || missing="$PYTHON"
 if [ "$what" = tests ]; then
     has_servers || missing="$missing $SERVERS"
+    has_images || missing="$missing $IMAGES"
+    has_compilers || missing="$missing $COMPILERS"
     has_browser || missing="$missing $BROWSER"
 fi
 [ -n "$missing" ] || exit 0
@@ -54,8 +64,9 @@ if ! has_python; then
     echo "On Ubuntu 22.04: add-apt-repository ppa:deadsnakes/ppa && apt-get install python3.11-venv, then try again." >&2
     exit 1
 fi
-if [ "$what" = tests ] && ! { has_servers && has_browser; }; then
-    echo "The tests need the programs of these packages, and this system does not have them all: $SERVERS $BROWSER." >&2
+if [ "$what" = tests ] && ! { has_servers && has_images && has_compilers && has_browser; }; then
+    echo "The tests need the programs of these packages, and this system does not have them all:" >&2
+    echo "$SERVERS $IMAGES $COMPILERS $BROWSER." >&2
     echo "On Ubuntu, chromium is a snap and not among its packages: test on Debian, or install a chromium and its driver." >&2
     exit 1
 fi

@@ -174,7 +174,7 @@ async def test_another_shell_can_be_named(daemon: Daemon) -> None:
 async def test_a_shell_that_is_missing_is_an_error(daemon: Daemon) -> None:
     outcome = await daemon.run("true", shell="/no/such/shell")
 
-    assert outcome.error == "the shell '/no/such/shell' does not exist in the sandbox"
+    assert outcome.error == "the program '/no/such/shell' does not exist in the sandbox"
     assert outcome.error_type == "CommandError"
 
 

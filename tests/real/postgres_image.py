@@ -6,19 +6,21 @@ it before the tests begin, by `python -m tests.real.postgres_image`, which does 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from tests.real.root_trees import bootstrap, make_once
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["postgres_image"]
 
-FOLDER: Final = Path(__file__).parents[2] / "build/images"
-VERSION: Final = 1
-"""To be raised when what is below changes, so that an image made before is not taken."""
+NAME: Final = "postgres-1"
+"""To be changed when what is below changes, so that an image made before is not taken."""
 UID: Final = 999
 
 ENTRY_POINT: Final = """\
@@ -46,31 +48,11 @@ exec "$@"
 
 def postgres_image() -> Path:
     """Return the image's root directory, with its settings beside it; make it if it is not there. Needs root."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    image = FOLDER / f"postgres-{VERSION}"
-    with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not image.is_dir():
-            draft = FOLDER / "draft"
-            shutil.rmtree(draft, ignore_errors=True)
-            _bootstrap(draft)
-            _furnish(draft)
-            draft.rename(image)
-    return image
+    return make_once(NAME, _make)
 
 
-def _bootstrap(root: Path) -> None:
-    release = dict(
-        line.rstrip().split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
-    )
-    suite = release["VERSION_CODENAME"].strip('"')
-    # Its mounts are its own: if it is killed, none is left in the directory that is removed then.
-    command = ["unshare", "--mount", "debootstrap", "--variant=minbase", "--include=postgresql", suite, str(root)]
-    made = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
-
-
-def _furnish(root: Path) -> None:
+def _make(root: Path) -> None:
+    bootstrap(root, "postgresql")
     (programs,) = (root / "usr/lib/postgresql").iterdir()
     script = root / "usr/local/bin/docker-entrypoint.sh"
     script.write_text(ENTRY_POINT)
@@ -82,7 +64,7 @@ def _furnish(root: Path) -> None:
         for path in (folder, *(os.path.join(folder, name) for name in names)):
             if os.lstat(path).st_uid == int(before.stdout):
                 os.lchown(path, UID, UID)
-    for rubbish in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
+    for rubbish in ("usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(root / rubbish, ignore_errors=True)
     binaries = f"/{programs.relative_to(root)}/bin"
     settings = {
@@ -93,7 +75,7 @@ def _furnish(root: Path) -> None:
             "LANG": "C.UTF-8",
         },
     }
-    root.with_name(f"postgres-{VERSION}.json").write_text(json.dumps(settings))
+    root.with_name(f"{NAME}.json").write_text(json.dumps(settings))
 
 
 if __name__ == "__main__" and os.geteuid() == 0:

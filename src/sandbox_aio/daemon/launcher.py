@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,9 @@ __all__ = ["LaunchError", "Launched", "Launcher"]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEFAULT_SHELL = Execute(command=None, command_id=None).shell
 _LAST_SHELL = "/bin/sh"
+_WORD = r"""(?:[\w@%+=:,./^-]|'[^']*'|"[^"$`\\!]*")+"""
+_PLAIN = re.compile(rf"[ \t]*{_WORD}(?:[ \t]+{_WORD})*[ \t\n]*")
+"""A command line that means the same to every shell: words, some of them in quotes."""
 
 
 class LaunchError(Exception):
@@ -67,9 +72,7 @@ class Launcher:
             raise LaunchError(str(exc)) from None
         cwd = os.path.join(self._settings.work_dir, execute.cwd or _text(config, "work_dir") or "")
         environment = self._environment(execute, account, mark)
-        arguments = [execute.shell] if execute.command is None else [execute.shell, "-c", execute.command]
-        if execute.shell == _DEFAULT_SHELL and not os.path.exists(execute.shell):
-            arguments[0] = _LAST_SHELL
+        arguments = _arguments(execute)
         try:
             return self._start(arguments, cwd, environment, account, mark, execute)
         except (OSError, ValueError, subprocess.SubprocessError) as exc:
@@ -177,6 +180,26 @@ def _identity(account: Account) -> dict[str, Any]:
     return {"user": account.uid, "group": account.gid, "extra_groups": account.groups}
 
 
+def _arguments(execute: Execute) -> list[str]:
+    """Return what to run. In an image that has no shell, a command line that needs none is run without one.
+
+    Raises:
+        LaunchError: it needs one.
+    """
+    shell = execute.shell
+    if shell == _DEFAULT_SHELL and not os.path.exists(shell):
+        shell = _LAST_SHELL
+        if not os.path.exists(shell):
+            words = shlex.split(execute.command) if _PLAIN.fullmatch(execute.command or "") else [""]
+            if words[0] and "=" not in words[0]:
+                return words
+            raise LaunchError(
+                f"the sandbox has neither {_DEFAULT_SHELL} nor {_LAST_SHELL}, and this command needs a shell: "
+                "give a program and its plain arguments, or name another shell"
+            )
+    return [shell] if execute.command is None else [shell, "-c", execute.command]
+
+
 def _text(config: Mapping[str, Any], name: str) -> str | None:
     value = config.get(name)
     if value is not None and not isinstance(value, str):
@@ -184,7 +207,7 @@ def _text(config: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def _explain(exc: Exception, shell: str, cwd: str) -> str:
+def _explain(exc: Exception, program: str, cwd: str) -> str:
     """Return a sentence that says what to mend."""
     if isinstance(exc, ValueError):
         return f"the command cannot be started: {exc}"
@@ -200,8 +223,12 @@ def _explain(exc: Exception, shell: str, cwd: str) -> str:
         return "the sandbox has no user or group of that number"
     if exc.filename == cwd:
         return f"the working directory {cwd!r} cannot be entered: {exc.strerror}"
-    if exc.errno == errno.ENOENT and exc.filename == shell:
-        return f"the shell {shell!r} does not exist in the sandbox"
+    if exc.errno == errno.ENOENT and exc.filename == program:
+        if "/" in program and os.path.lexists(program):
+            return f"the program {program!r} is there, but not what it needs: its interpreter or its loader"
+        return f"the program {program!r} does not exist in the sandbox"
     if exc.errno == errno.EPERM:
         return "the command may not be run as that user: the sandbox's daemon is not privileged"
-    return f"the command cannot be started with the shell {shell!r}: {exc.strerror}"
+    if exc.errno == errno.ENOEXEC:
+        return f"the program {program!r} is not one that this machine can run"
+    return f"the command cannot be started with {program!r}: {exc.strerror}"
