@@ -21,9 +21,11 @@ ARROWS = {
     "client": PUBLIC | {"protocol", "drivers"},
     "sync": PUBLIC | {"client"},
     "daemon": PUBLIC | {"protocol"},
-    "runtimes": PUBLIC | {"daemon"},
-    "images": PUBLIC,
-    "server": PUBLIC | {"protocol", "runtimes", "images"},
+    "removal": set(),
+    "shielding": set(),
+    "runtimes": PUBLIC | {"daemon", "removal", "shielding"},
+    "images": PUBLIC | {"removal", "shielding"},
+    "server": PUBLIC | {"protocol", "runtimes", "images", "removal", "shielding"},
     "cli": PUBLIC | {"", "client", "server"},
 }
 """For each room, the other rooms that it may import; "" is the package itself, whose lazy names reach everywhere."""

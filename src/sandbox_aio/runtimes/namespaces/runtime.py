@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from ...shielding import shielded
 from ..base import (
     Capabilities,
     DaemonAddress,
@@ -31,7 +32,6 @@ from .idmap import IdMap, IdSupply
 from .keeper import ZygoteKeeper
 from .plan import BootPlan, Preparation
 from .sandbox_directory import Record
-from .shielding import shielded
 from .snapshot_host import HOST_SNAPSHOT_ID
 from .state import StateDirectory
 

@@ -15,8 +15,9 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from ... import removal
 from ..base import SnapshotInfo
-from . import python_environment, removal
+from . import python_environment
 from .handover import FILES_ROOT
 
 __all__ = ["HOST_SNAPSHOT_ID", "SYSTEM_DIRECTORIES", "build_skeleton", "describe", "system_directories"]

@@ -26,8 +26,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from ... import removal
 from ..base import RuntimeFailure
-from . import removal
 
 __all__ = ["StateDirectory"]
 

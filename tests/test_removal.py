@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from sandbox_aio.runtimes.namespaces.removal import remove_tree
+from sandbox_aio.removal import remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
