@@ -127,17 +127,20 @@ class LayerStore:
 
     # Making.
 
-    async def ensure(self, chain_id: str, make: MakeLayer) -> str:
+    async def ensure(self, chain_id: str, make: MakeLayer, pins: set[str]) -> str:
         """Return the layer of that chain; have it made if it is not there. Two that ask at once get the same one.
 
+        Its id is put into `pins`, of which the caller sees to it that they are not discarded, before anything else can
+        happen to the layer.
         Cancellation: the making goes on while somebody else waits for it, and else is cancelled and leaves nothing.
         """
         while True:
             if (known := self._chains.get(chain_id)) is not None:
+                pins.add(known)
                 return known
             task = self._making.get(chain_id)
             if task is None:
-                task = asyncio.create_task(self.add(make))
+                task = asyncio.create_task(self.add(make, pins))
                 self._making[chain_id] = task
                 task.add_done_callback(lambda _: self._making.pop(chain_id, None))
                 try:
@@ -146,14 +149,10 @@ class LayerStore:
                     task.cancel()
                     await asyncio.wait([task])
                     raise
-            try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if not task.cancelled():
-                    raise  # It is this caller that was cancelled, not the one who makes it.
+            await asyncio.wait([task])  # If it fails, or its maker is cancelled, this caller makes it instead.
 
-    async def add(self, make: MakeLayer) -> str:
-        """Have a layer made, and return its id."""
+    async def add(self, make: MakeLayer, pins: set[str]) -> str:
+        """Have a layer made, put its id into `pins`, and return it. Cancellation: nothing is left of it."""
         draft = self.directory / f"draft-{secrets.token_hex(8)}"
         try:
             await asyncio.to_thread(self._begin, draft)
@@ -161,6 +160,7 @@ class LayerStore:
             self._last += 1
             id = str(self._last)
             await shielded(asyncio.to_thread(self._publish, draft, info, id))
+            pins.add(id)
             self._add(id, info)
             return id
         except BaseException:

@@ -1,0 +1,186 @@
+"""Pulling from a real registry images that programs of other hands have made and pushed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandbox_aio.images.access import Credentials, RegistryAccess
+from sandbox_aio.images.download import BlobStore
+from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.layers import LayerStore
+from sandbox_aio.images.pull import pull
+from sandbox_aio.images.reference import ImageReference
+from sandbox_aio.images.unpack import UnpackLimits
+from tests.images.archives import listing
+from tests.registry import PASSWORD, USER, make_image, registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sandbox_aio.images.pulled import Progress, PulledImage
+    from tests.registry import Registry
+
+pytestmark = [pytest.mark.anyio, pytest.mark.root]
+
+
+class Puller:
+    """A store and what goes with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = LayerStore(folder / "layers")
+        self.blobs = BlobStore(folder / "blobs")
+        self.store.open()
+        self.blobs.open()
+        self.progress: list[Progress] = []
+
+    async def pull(
+        self,
+        image: str,
+        *,
+        credentials: Credentials | None = None,
+        access: RegistryAccess | None = None,
+        room: int = 1 << 24,
+    ) -> PulledImage:
+        return await pull(
+            ImageReference.parse(image),
+            store=self.store,
+            blobs=self.blobs,
+            access=access or RegistryAccess(),
+            credentials=credentials,
+            limits=UnpackLimits(max_bytes=room),
+            pins=set(),
+            progress=self.progress.append,
+        )
+
+    def trees(self, image: PulledImage) -> list[dict[str, str]]:
+        """What each layer holds, the lowest first."""
+        return [listing(self.store.tree(id)) for id in reversed(image.layers)]
+
+
+@pytest.fixture
+def puller(tmp_path: Path) -> Puller:
+    return Puller(tmp_path / "state")
+
+
+def first(root: Path) -> None:
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "bin").symlink_to("usr/bin")
+    (root / "usr/bin/tool").write_text("tool 1")
+    (root / "etc").mkdir()
+    for name in ("a", "b", "c"):
+        (root / "etc" / name).write_text(name * 1000)
+
+
+def second(root: Path) -> None:
+    (root / "etc/a").unlink()
+    shutil.rmtree(root / "usr/bin")
+    (root / "usr/bin").mkdir()
+    (root / "usr/bin/new").write_text("new")
+    os.link(root / "etc/b", root / "etc/d")
+
+
+CONFIG = {"config.user": ["alice:staff"], "config.workingdir": ["/etc"], "config.env": ["A=1", "B=two words"]}
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of two layers."""
+    return make_image(tmp_path_factory.mktemp("image"), [first, second], CONFIG)
+
+
+FORMATS = {"oci": (), "docker": ("--format", "v2s2"), "zstd": ("--dest-compress", "--dest-compress-format", "zstd")}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_an_image_arrives_whole(hub: Registry, layout: Path, puller: Puller, name: str) -> None:
+    image = hub.push(layout, f"whole/{name}", *FORMATS[name])
+    pulled = await puller.pull(image)
+    lower, upper = puller.trees(pulled)
+    assert lower["bin"] == "-> usr/bin"
+    assert upper["etc/a"] == "hidden"
+    assert upper["usr/bin/new"] == "new"
+    assert upper["usr/bin/tool"] == "hidden" or upper["usr/bin"] == "opaque/"
+    assert (pulled.config.user, pulled.config.work_dir) == ("alice:staff", "/etc")
+    assert pulled.config.env_vars == {"A": "1", "B": "two words"}
+    assert pulled.digest.startswith("sha256:")
+    assert puller.progress[-1].layers_done == 2
+    assert str(puller.progress[-1]).startswith("pulling: 2 of 2 layers, 0.0 of 0.0 MB")
+    assert list(puller.blobs.directory.iterdir()) == []
+
+
+async def test_layers_that_are_there_are_neither_downloaded_nor_unpacked(
+    hub: Registry, layout: Path, puller: Puller
+) -> None:
+    image = hub.push(layout, "again")
+    once = await puller.pull(image)
+    puller.progress.clear()
+    assert (await puller.pull(image)).layers == once.layers
+    assert puller.progress[-1].bytes_total == 0
+    reopened = Puller(puller.store.directory.parent)
+    assert (await reopened.pull(image)).layers == once.layers
+
+
+async def test_two_at_once_unpack_once(hub: Registry, layout: Path, puller: Puller) -> None:
+    image = hub.push(layout, "twice")
+    pulled = await asyncio.gather(*(puller.pull(image) for _ in range(5)))
+    assert {image.layers for image in pulled} == {("2", "1")}
+    assert sorted(puller.store.ids()) == ["1", "2"]
+
+
+async def test_one_that_is_cancelled_leaves_the_others_alone(hub: Registry, layout: Path, puller: Puller) -> None:
+    image = hub.push(layout, "cancelled")
+    for pause in (0.0, 0.005, 0.01, 0.02):
+        impatient = asyncio.create_task(puller.pull(image))
+        patient = asyncio.create_task(puller.pull(image))
+        await asyncio.sleep(pause)
+        impatient.cancel()
+        pulled = await patient
+        assert len(pulled.layers) == 2
+        await asyncio.gather(impatient, return_exceptions=True)
+        for id in list(puller.store.ids()):
+            puller.store.discard(id)
+        await puller.store.aclose()
+    assert sorted(path.name for path in puller.store.directory.iterdir()) == ["last"]
+
+
+async def test_a_registry_that_knows_its_users(tmp_path: Path, layout: Path, puller: Puller) -> None:
+    with registry(tmp_path / "private", users=True) as private:
+        image = private.push(layout, "secret")
+        with pytest.raises(ImageError, match="wants a user name and a password") as caught:
+            await puller.pull(image)
+        assert caught.value.kind == "ImageUnauthorized"
+        with pytest.raises(ImageError, match="does not accept the user name 'alice'"):
+            await puller.pull(image, credentials=Credentials(USER, "wrong"))
+        assert len((await puller.pull(image, credentials=Credentials(USER, PASSWORD))).layers) == 2
+
+
+async def test_what_is_not_there_is_said(hub: Registry, puller: Puller) -> None:
+    with pytest.raises(ImageError, match="there is no") as caught:
+        await puller.pull(f"{hub.host}/no/such:thing")
+    assert caught.value.kind == "ImageNotFound"
+
+
+async def test_a_registry_that_is_not_there_is_said(puller: Puller) -> None:
+    with pytest.raises(ImageError, match="cannot be reached"):
+        await puller.pull("127.0.0.1:1/a/b")
+
+
+async def test_an_image_that_is_too_large_is_refused(hub: Registry, layout: Path, puller: Puller) -> None:
+    image = hub.push(layout, "large")
+    with pytest.raises(ImageError, match=r"room for|may: raise fs_capacity_bytes") as caught:
+        await puller.pull(image, room=2000)
+    assert caught.value.kind == "ImageTooLarge"
+    assert not [path for path in puller.store.directory.iterdir() if path.name.startswith("draft")]
+
+
+async def test_mirrors_are_asked_first_and_passed_over_when_they_fail(
+    hub: Registry, layout: Path, puller: Puller
+) -> None:
+    hub.push(layout, "library/mirrored")
+    access = RegistryAccess(mirrors={"docker.io": ("http://127.0.0.1:1", f"http://{hub.host}/")})
+    assert len((await puller.pull("mirrored", access=access)).layers) == 2
