@@ -63,6 +63,7 @@ LONGER: dict[str, str] = {
     "src/sandbox_aio/protocol/command.py": "one state machine, to be read from top to bottom; a third of it is prose",
     "src/sandbox_aio/protocol/yamux.py": "one state machine, to be read from top to bottom",
     "src/sandbox_aio/runtimes/namespaces/runtime.py": "the runtime's interface, over one set of records",
+    "src/sandbox_aio/runtimes/namespaces/zygote.py": "one loop over descriptors, to be read from top to bottom",
     "src/sandbox_aio/sync/_generated.py": "generated: as long as the async client's public face",
 }
 """Files that may be longer, or hold longer functions, each with its reason."""

@@ -16,6 +16,7 @@ import h11
 
 from sandbox_aio.runtimes.base import (
     Capabilities,
+    Captured,
     DaemonAddress,
     ExitCallback,
     RuntimeFailure,
@@ -234,6 +235,13 @@ class FakeRuntime:
         listener.setblocking(False)
         self.egress_ports[id] = listener.getsockname()[1]
         return listener
+
+    async def capture(self, id: str, layer: Path) -> Captured:
+        self.calls.append(("capture", id))
+        if self.stuck is not None:
+            raise self.stuck
+        (layer / "tree" / "changed").write_text(id)
+        return Captured(size_bytes=len(id), entries=1, frozen_seconds=0.0)
 
     async def stop(self, id: str) -> None:
         self.calls.append(("stop", id))

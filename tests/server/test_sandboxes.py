@@ -11,6 +11,7 @@ import pytest
 from sandbox_aio.server.errors import ApiError
 from sandbox_aio.server.sandbox import TRANSITIONS, Change, Failure, Sandbox, Settings, Status
 from sandbox_aio.server.sandboxes import NewSandbox, SandboxRegistry
+from sandbox_aio.server.snapshot import snapshot_of_base
 from tests.server.fakes import HOST, FakeRuntime
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def sandbox(status: Status) -> Sandbox:
-    return Sandbox(id="i", name="n", snapshot_id=HOST.id, settings=Settings(), secret="s", status=status)
+    return Sandbox(id="i", name="n", snapshot_id=HOST.id, base=HOST.id, settings=Settings(), secret="s", status=status)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -58,7 +59,7 @@ async def registry(runtime: FakeRuntime) -> AsyncIterator[SandboxRegistry]:
 
 
 def new(name: str | None = None) -> NewSandbox:
-    return NewSandbox(name=name, snapshot=HOST, settings=Settings())
+    return NewSandbox(name=name, snapshot=snapshot_of_base(HOST), settings=Settings())
 
 
 async def test_everything_at_once_ends_in_nothing(registry: SandboxRegistry, runtime: FakeRuntime) -> None:

@@ -33,6 +33,7 @@ def serve_command(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     raise_file_limit()
     config = ServerConfig(
         state_dir=Path(arguments.state_dir).absolute() if arguments.state_dir else _default_state_dir(),

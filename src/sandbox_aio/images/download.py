@@ -47,7 +47,7 @@ class BlobStore:
         self._whole = {path.name.replace("-", ":") for path in self.directory.iterdir() if path.suffix != ".part"}
 
     def sweep(self) -> None:
-        """Remove what nobody holds, half downloaded or whole. Blocks."""
+        """Remove what nobody holds, half downloaded or whole."""
         for path in self.directory.iterdir():
             if (digest := path.name.partition(".")[0].replace("-", ":")) not in self._holders:
                 self._whole.discard(digest)

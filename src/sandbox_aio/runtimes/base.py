@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EGRESS_PORT",
     "Capabilities",
+    "Captured",
     "DaemonAddress",
     "ExitCallback",
     "Runtime",
@@ -117,6 +118,17 @@ class RuntimeStatus:
     reason: str | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Captured:
+    """What a capture holds."""
+
+    size_bytes: int
+    """What its files hold."""
+    entries: int
+    frozen_seconds: float
+    """For how long the sandbox stood still; 0 if it did not run."""
+
+
 class RuntimeFailure(Exception):
     """A runtime could not do what it was asked; the message says what failed and what to do.
 
@@ -191,6 +203,14 @@ class Runtime(Protocol):
         The caller's to close, and then offered again to whoever asks. A runtime elsewhere bridges the connections to a
         socket here. None: the sandbox does not run, or its runtime has no way out to offer. The sandbox is asked for
         nothing: connections wait in the kernel until somebody accepts them.
+        """
+        ...
+
+    async def capture(self, id: str, layer: Path) -> Captured:
+        """Copy what the sandbox has changed since it was made into `layer`/tree, an empty directory beside the layers,
+        in the form that layers have. A running sandbox stands still for a moment, and then runs on.
+
+        Raises RuntimeFailure. Cancellation: the sandbox runs on; what is in the directory is worth nothing.
         """
         ...
 

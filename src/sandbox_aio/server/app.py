@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, unquote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,7 +18,9 @@ from . import views
 from .creation import parse_create
 from .errors import ApiError
 from .paging import SortKey, paginate
+from .queries import parameter, query, values
 from .sandbox import Sandbox, Status
+from .snapshot_routes import SnapshotRoutes
 from .updating import parse_update
 
 if TYPE_CHECKING:
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from sandbox_aio.runtimes.base import Runtime, SnapshotInfo
-
     from .sandboxes import SandboxRegistry
     from .services import ServiceLinks
+    from .snapshots import SnapshotRegistry
 
 __all__ = ["ControlPlane"]
 
@@ -38,8 +38,6 @@ HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 NOT_OFFERED: Final = (
     ("/boxes/batch-delete", ["POST"]),
-    ("/boxes/{name}/snapshot", ["POST"]),
-    ("/snapshots-by-name/{name}", ["GET"]),
     ("/registries", ["GET", "POST"]),
     ("/registries/{name}", ["GET", "PATCH", "DELETE"]),
     ("/usage", ["GET"]),
@@ -61,14 +59,19 @@ _SORT_KEYS: Final[Mapping[str, Callable[[Sandbox], str | int]]] = {
 
 
 class ControlPlane:
-    """The routes, over a registry and a runtime. `public_url` is the origin that clients reach; None: what they say."""
+    """The routes, over the registries. `public_url` is the origin that clients reach; None: what they say."""
 
     def __init__(
-        self, registry: SandboxRegistry, runtime: Runtime, links: ServiceLinks, *, public_url: str | None = None
+        self,
+        registry: SandboxRegistry,
+        snapshots: SnapshotRegistry,
+        links: ServiceLinks,
+        *,
+        public_url: str | None = None,
     ) -> None:
         self._registry = registry
         self._links = links
-        self._runtime = runtime
+        self._snapshots = snapshots
         self._public_url = public_url.rstrip("/") if public_url else None
         self.app: Starlette = Starlette(
             routes=[
@@ -85,10 +88,7 @@ class ControlPlane:
                 Route("/boxes/{name}/service-urls", self.list_service_urls, methods=["GET"]),
                 Route("/boxes/{name}/service-urls", self.revoke_service_url, methods=["DELETE"]),
                 Route("/boxes/{name}/download-url", self.make_download_url, methods=["POST"]),
-                Route("/snapshots", self.list_snapshots, methods=["GET"]),
-                Route("/snapshots", self.not_offered, methods=["POST"]),
-                Route("/snapshots/{reference}", self.get_snapshot, methods=["GET"]),
-                Route("/snapshots/{reference}", self.not_offered, methods=["DELETE"]),
+                *SnapshotRoutes(snapshots, registry).routes,
             ],
             exception_handlers={HTTPException: _raise_api_error},
         )
@@ -97,7 +97,7 @@ class ControlPlane:
     async def create_sandbox(self, request: Request) -> Response:
         wanted, fingerprint = parse_create(await request.body(), key=_presented_key(request))
         origin = self._origin(request)
-        snapshot = await self._find_snapshot(wanted.snapshot_reference)
+        snapshot = await self._snapshots.find(wanted.snapshot_reference)
         if snapshot is None:
             raise ApiError(400, "SnapshotNotFound", f"there is no snapshot {wanted.snapshot_reference!r}")
         sandbox = self._registry.create(wanted.resolve(snapshot, fingerprint))
@@ -123,13 +123,13 @@ class ControlPlane:
         return sandbox
 
     async def list_sandboxes(self, request: Request) -> Response:
-        query = _query(request)
-        key, descending = _order(query)
-        if "status" in query and query["status"] not in list(Status):
+        asked = query(request)
+        key, descending = _order(asked)
+        if "status" in asked and asked["status"] not in list(Status):
             raise ApiError(400, "InvalidRequest", f"status must be one of {', '.join(Status)}")
-        labels = _labels(request)
-        chosen = [sandbox for sandbox in self._registry.list() if _matches(sandbox, query, labels)]
-        page = paginate(chosen, query, key=key, descending=descending)
+        labels = values(request, "label")
+        chosen = [sandbox for sandbox in self._registry.list() if _matches(sandbox, asked, labels)]
+        page = paginate(chosen, asked, key=key, descending=descending)
         origin = self._origin(request)
         objects = [views.sandbox(sandbox, origin=origin) for sandbox in page.items]
         return JSONResponse(
@@ -137,78 +137,49 @@ class ControlPlane:
         )
 
     async def get_sandbox(self, request: Request) -> Response:
-        sandbox = self._registry.get(_parameter(request, "name"))
+        sandbox = self._registry.get(parameter(request, "name"))
         return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)))
 
     async def get_status(self, request: Request) -> Response:
-        return JSONResponse(views.sandbox_status(self._registry.get(_parameter(request, "name"))))
+        return JSONResponse(views.sandbox_status(self._registry.get(parameter(request, "name"))))
 
     async def update_sandbox(self, request: Request) -> Response:
         change = parse_update(await request.body())
-        sandbox = await self._registry.update(_parameter(request, "name"), change)
+        sandbox = await self._registry.update(parameter(request, "name"), change)
         return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)))
 
     async def delete_sandbox(self, request: Request) -> Response:
-        await self._registry.delete(_parameter(request, "name"))
+        await self._registry.delete(parameter(request, "name"))
         return Response(status_code=204)
 
     async def start_sandbox(self, request: Request) -> Response:
-        sandbox = self._registry.start(_parameter(request, "name"))
+        sandbox = self._registry.start(parameter(request, "name"))
         return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)), status_code=202)
 
     async def stop_sandbox(self, request: Request) -> Response:
-        await self._registry.stop(_parameter(request, "name"))
+        await self._registry.stop(parameter(request, "name"))
         return Response(status_code=204)
 
     async def make_service_url(self, request: Request) -> Response:
         body = await request.body()
-        made = self._links.make_service_url(_parameter(request, "name"), body, origin=self._origin(request))
+        made = self._links.make_service_url(parameter(request, "name"), body, origin=self._origin(request))
         return JSONResponse(made, headers=PRIVATE)
 
     async def list_service_urls(self, request: Request) -> Response:
-        urls = self._links.list_service_urls(_parameter(request, "name"))
+        urls = self._links.list_service_urls(parameter(request, "name"))
         return JSONResponse({"service_urls": urls, "items": urls})
 
     async def revoke_service_url(self, request: Request) -> Response:
-        self._links.revoke(_parameter(request, "name"), _query(request).get("port"))
+        self._links.revoke(parameter(request, "name"), query(request).get("port"))
         return Response(status_code=204)
 
     async def make_download_url(self, request: Request) -> Response:
         body = await request.body()
-        made = self._links.make_download_url(_parameter(request, "name"), body, origin=self._origin(request))
+        made = self._links.make_download_url(parameter(request, "name"), body, origin=self._origin(request))
         return JSONResponse(made, headers=PRIVATE)
-
-    async def list_snapshots(self, request: Request) -> Response:
-        query = _query(request)
-        wanted = query.get("name_contains", "")
-        known = [snapshot for snapshot in await self._runtime.snapshots() if wanted in snapshot.name]
-        page = paginate(known, query, key=lambda snapshot: (snapshot.name, snapshot.id), descending=False)
-        objects = [views.snapshot(snapshot) for snapshot in page.items]
-        return JSONResponse(
-            {"snapshots": objects, "items": objects, "next_cursor": page.next_cursor, "offset": page.next_offset}
-        )
-
-    async def get_snapshot(self, request: Request) -> Response:
-        reference = _parameter(request, "reference")
-        snapshot = await self._find_snapshot(reference)
-        if snapshot is None:
-            raise ApiError(404, "SnapshotNotFound", f"there is no snapshot {reference!r}")
-        return JSONResponse(views.snapshot(snapshot))
 
     async def not_offered(self, request: Request) -> Response:
         raise ApiError(501, "NotImplemented", f"this server does not offer {request.method} {request.scope['path']}")
-
-    async def _find_snapshot(self, reference: str | None) -> SnapshotInfo | None:
-        """By UUID, `name:tag`, or name, which means `latest` or else the only one; None means the default."""
-        known = await self._runtime.snapshots()
-        if reference is None:
-            return next((snapshot for snapshot in known if snapshot.name == "host"), known[0] if known else None)
-        name, _, tag = reference.partition(":")
-        named = [snapshot for snapshot in known if snapshot.name == name]
-        for snapshot in known:
-            if snapshot.id == reference.lower() or (snapshot in named and (tag or "latest") in snapshot.tags):
-                return snapshot
-        return named[-1] if named and not tag else None
 
     def _origin(self, request: Request) -> str:
         """Scheme, host and port by which the client reaches us, without a trailing slash."""
@@ -227,21 +198,6 @@ async def _raise_api_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         raise ApiError(405, "MethodNotAllowed", f"there is no {where}")
     raise ApiError(404, "NotFound", f"there is no {where}; sandboxes are below /api/v2/sandboxes")
-
-
-def _parameter(request: Request, name: str) -> str:
-    """A segment of the path, decoded now."""
-    return unquote(request.path_params[name])
-
-
-def _query(request: Request) -> dict[str, str]:
-    """The query's members; of a repeated one the last. `+` is a space."""
-    return dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
-
-
-def _labels(request: Request) -> list[str]:
-    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    return [value for name, value in pairs if name == "label"]
 
 
 def _matches(sandbox: Sandbox, query: dict[str, str], labels: list[str]) -> bool:

@@ -20,11 +20,12 @@ from .egress.config import NO_RULES, parse_proxy_config
 from .errors import ApiError, Detail, InvalidFieldsError
 from .sandbox import RunConfig, Settings
 from .sandboxes import NewSandbox
+from .snapshot import Origin, SnapshotStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sandbox_aio.runtimes.base import SnapshotInfo
+    from .snapshot import Snapshot
 
 __all__ = ["CreateRequest", "check_fields", "parse_create", "structure_body"]
 
@@ -90,12 +91,18 @@ class CreateRequest:
     def snapshot_reference(self) -> str | None:
         return self.snapshot_id or self.snapshot or self.snapshot_name
 
-    def resolve(self, snapshot: SnapshotInfo, fingerprint: bytes) -> NewSandbox:
-        """What to create. Raises InvalidFieldsError if it does not fit the snapshot."""
+    def resolve(self, snapshot: Snapshot, fingerprint: bytes) -> NewSandbox:
+        """What to create. Raises InvalidFieldsError if it does not fit, ApiError 400 if the snapshot is not ready."""
+        if snapshot.status is not SnapshotStatus.READY:
+            reason = f": {snapshot.status_message}" if snapshot.status_message else ""
+            message = f"snapshot {snapshot.name!r} is {snapshot.status}{reason}"
+            raise ApiError(400, "SnapshotNotReady", message)
         capacity = snapshot.fs_capacity_bytes
-        if self.fs_capacity_bytes is not None and self.fs_capacity_bytes > capacity:
+        if self.fs_capacity_bytes is not None and snapshot.origin is Origin.BASE and self.fs_capacity_bytes > capacity:
             message = f"snapshot {snapshot.name!r} offers {capacity} bytes and this server cannot add to them"
             raise InvalidFieldsError([Detail("fs_capacity_bytes", message)])
+        if snapshot.origin is not Origin.BASE:
+            capacity = max(capacity, self.fs_capacity_bytes or 0)
         millicores = self.cpu_millicores
         if millicores is None and self.vcpus is not None:
             millicores = round(self.vcpus * 1000)
@@ -110,7 +117,7 @@ class CreateRequest:
                 cpu_millicores=millicores,
                 mem_bytes=self.mem_bytes,
                 fs_capacity_bytes=capacity,
-                labels=self.labels or {},
+                labels={**snapshot.labels, **(self.labels or {})},
                 proxy_config=parse_proxy_config(self.proxy_config) if self.proxy_config is not None else NO_RULES,
                 run_config=RunConfig(
                     user=run_config.user,

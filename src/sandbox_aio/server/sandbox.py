@@ -106,6 +106,12 @@ class Sandbox:
     id: str
     name: str
     snapshot_id: str
+    base: str | None
+    """The runtime's own snapshot below everything it is made from."""
+    layers: tuple[str, ...] = ()
+    """What it is made from over that, topmost first; it keeps them although the snapshot is deleted."""
+    image: RunConfig = attrs.field(factory=RunConfig)
+    """What its snapshot says, below what its creator asked for."""
     settings: Settings
     secret: str = attrs.field(repr=False)
     fingerprint: bytes | None = None

@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from sandbox_aio.runtimes.base import DaemonAddress, Runtime, RuntimeFailure, SandboxSpec, SnapshotInfo
+from sandbox_aio.runtimes.base import Captured, DaemonAddress, Runtime, RuntimeFailure, SandboxSpec
 
 from .errors import ApiError
-from .sandbox import Change, Failure, RunConfig, Sandbox, Settings, Status
+from .sandbox import Change, Failure, Sandbox, Settings, Status
+from .snapshot import Snapshot
 from .store import MemoryStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .egress import EgressGateway
 
 __all__ = ["Detach", "NewSandbox", "SandboxRegistry"]
@@ -42,7 +45,7 @@ class NewSandbox:
     """What to create. `fingerprint` is the same for a request that is sent again."""
 
     name: str | None
-    snapshot: SnapshotInfo
+    snapshot: Snapshot
     settings: Settings
     fingerprint: bytes | None = None
 
@@ -66,6 +69,8 @@ class SandboxRegistry:
         self._deleting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called when a sandbox is gone, with all that it needed."""
 
     # Reading.
 
@@ -120,12 +125,15 @@ class SandboxRegistry:
             id=str(uuid.uuid4()),
             name=new.name or self._invent_name(),
             snapshot_id=new.snapshot.id,
+            base=new.snapshot.base,
+            layers=new.snapshot.layers,
+            image=new.snapshot.run_config,
             settings=new.settings,
             secret=secrets.token_urlsafe(32),
             fingerprint=new.fingerprint,
         )
         self._store.insert(sandbox)
-        self._starting[sandbox.id] = self._spawn(self._start(sandbox, new.snapshot))
+        self._starting[sandbox.id] = self._spawn(self._start(sandbox))
         return sandbox
 
     def start(self, reference: str) -> Sandbox:
@@ -172,6 +180,18 @@ class SandboxRegistry:
                     raise ApiError(500, failure.kind, str(failure)) from failure
             return changed
 
+    async def capture(self, id: str, layer: Path) -> Captured:
+        """Copy what a sandbox has changed into a layer that is being made: see `Runtime.capture`.
+
+        Raises ApiError 409 unless it runs or is stopped, RuntimeFailure.
+        """
+        async with self._lock(self.get(id).id):
+            sandbox = self.get(id)
+            if sandbox.status not in (Status.READY, Status.STOPPED):
+                message = f"sandbox {sandbox.name!r} is {sandbox.status}: it cannot be captured"
+                raise ApiError(409, "NotReady", message)
+            return await self._runtime.capture(id, layer)
+
     async def delete(self, reference: str) -> None:
         """Destroy a sandbox. Returns when every trace is gone; deleting it meanwhile again waits for the same."""
         sandbox = self.get(reference)
@@ -201,7 +221,7 @@ class SandboxRegistry:
 
     def _begin_start(self, sandbox: Sandbox) -> Sandbox:
         sandbox = self._apply(sandbox.id, Change.START)
-        self._starting[sandbox.id] = self._spawn(self._start(sandbox, None))
+        self._starting[sandbox.id] = self._spawn(self._start(sandbox))
         return sandbox
 
     def _begin_delete(self, sandbox: Sandbox) -> asyncio.Task[None]:
@@ -209,12 +229,12 @@ class SandboxRegistry:
         self._deleting[sandbox.id] = task = self._spawn(self._delete(sandbox.id))
         return task
 
-    async def _start(self, sandbox: Sandbox, snapshot: SnapshotInfo | None) -> None:
+    async def _start(self, sandbox: Sandbox) -> None:
         id = sandbox.id
         try:
             async with self._lock(id):
                 if not sandbox.made:
-                    await self._runtime.create(await self._spec(sandbox, snapshot))
+                    await self._runtime.create(self._spec(sandbox))
                     self._store.replace(attrs.evolve(self._current(id), made=True))
                 self._addresses[id] = address = await self._runtime.start(id)
                 if self._egress is not None:
@@ -254,6 +274,7 @@ class SandboxRegistry:
                 await self._close_way_out(id)
                 await self._runtime.destroy(id)
                 self._store.remove(id)
+            self.on_gone()
             del self._locks[id]
         except RuntimeFailure as failure:
             raise ApiError(500, failure.kind, str(failure)) from failure
@@ -264,20 +285,19 @@ class SandboxRegistry:
         if self._egress is not None:
             await self._egress.detach(id)
 
-    async def _spec(self, sandbox: Sandbox, snapshot: SnapshotInfo | None) -> SandboxSpec:
-        if snapshot is None:
-            snapshot = next(known for known in await self._runtime.snapshots() if known.id == sandbox.snapshot_id)
-        own: RunConfig = sandbox.settings.run_config
+    def _spec(self, sandbox: Sandbox) -> SandboxSpec:
+        own, image = sandbox.settings.run_config, sandbox.image
         rules = sandbox.settings.proxy_config
         ours = self._egress.variables(rules) if self._egress is not None else {}
         return SandboxSpec(
             id=sandbox.id,
-            base=snapshot.id,
+            base=sandbox.base,
+            layers=sandbox.layers,
             hostname=sandbox.name,
             secret=sandbox.secret,
-            work_dir=own.work_dir or snapshot.work_dir,
-            user=own.user or snapshot.user,
-            env_vars={**ours, **snapshot.env_vars, **rules.env_vars, **own.env_vars},
+            work_dir=own.work_dir or image.work_dir or "/",
+            user=own.user or image.user,
+            env_vars={**ours, **image.env_vars, **rules.env_vars, **own.env_vars},
             cpu_millicores=sandbox.settings.cpu_millicores,
             mem_bytes=sandbox.settings.mem_bytes,
         )

@@ -15,10 +15,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
+from sandbox_aio.images.access import RegistryAccess
+from sandbox_aio.images.download import BlobStore
+from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.layers import LayerStore
+from sandbox_aio.removal import remove_tree
 from sandbox_aio.runtimes.base import Capabilities, DaemonAddress, Runtime, RuntimeFailure, Unavailable
 
 from .app import ControlPlane
 from .auth import Gate
+from .database import Database, StoreError
 from .downloads import Downloads
 from .egress import EgressGateway
 from .egress.policy import OperatorPolicy, parse_entry
@@ -30,6 +36,7 @@ from .service_access import ServiceAccess
 from .service_proxy import ServiceProxy
 from .service_tokens import ServiceAuthority
 from .services import ServiceLinks
+from .snapshots import SnapshotRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +81,8 @@ class ServerConfig:
     """Whether sandboxes may reach public addresses, through the server's proxy."""
     egress_allow: tuple[str, ...] = ()
     """Hosts, with a port or without, that they may reach wherever these are, and when nothing else may be reached."""
+    registry_access: RegistryAccess = attrs.field(factory=RegistryAccess)
+    """How image registries are reached."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -107,13 +116,18 @@ class Server:
     def __init__(self, config: ServerConfig, runtime: Runtime) -> None:
         self._config = config
         self._runtime = runtime
+        self._database: Database | None = None
         gate = Gate(config.api_keys)
         self.router: Router = Router(gate, max_connections=_affordable_connections())
         self.authority: ServiceAuthority = ServiceAuthority(config.state_dir)
         self.egress: EgressGateway = EgressGateway(_operator_policy(config), config.state_dir)
         self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self._detach, egress=self.egress)
+        self.snapshots: SnapshotRegistry = SnapshotRegistry(
+            runtime, self.registry, config.registry_access, lambda id, registry: None
+        )
+        self.registry.on_gone = self.snapshots.collect
         links = ServiceLinks(registry=self.registry, authority=self.authority, domain=config.service_domain)
-        self.router.app = ControlPlane(self.registry, runtime, links, public_url=config.public_url).app
+        self.router.app = ControlPlane(self.registry, self.snapshots, links, public_url=config.public_url).app
         self.router.find_daemon = self._find_daemon
         self.router.services = self._services(gate)
 
@@ -152,10 +166,12 @@ class Server:
         except (OSError, ValueError) as error:
             await self._runtime.aclose(destroy=config.ephemeral)
             raise ServeError(f"cannot use the keys in the state directory: {error}") from error
+        await self._open_snapshots()
         try:
             host, port = await self.router.listen(config.host, config.port, tls=tls)
         except OSError as error:
             await self._runtime.aclose(destroy=config.ephemeral)
+            await self._close_snapshots()
             raise ServeError(
                 f"cannot listen on {config.host} port {config.port}: {error.strerror}", hint="choose another --port"
             ) from error
@@ -169,8 +185,31 @@ class Server:
         try:
             await self.registry.aclose()
             await self.egress.aclose()
+            await self._close_snapshots()
         finally:
             await self._runtime.aclose(destroy=self._config.ephemeral)
+
+    async def _open_snapshots(self) -> None:
+        """Open the database and the layers. Raises ServeError."""
+        config = self._config
+        layers = LayerStore(self._runtime.layers_directory, self._runtime.layer_owner)
+        blobs = BlobStore(config.state_dir / "blobs")
+        try:
+            await asyncio.to_thread(layers.open)
+            await asyncio.to_thread(blobs.open)
+            self._database = await Database.open(None if config.ephemeral else config.state_dir / "server.db")
+            await self.snapshots.open(self._database, layers, blobs)
+        except (OSError, ImageError, StoreError) as error:
+            await self._runtime.aclose(destroy=config.ephemeral)
+            raise ServeError(f"cannot use the state directory {config.state_dir}: {error}") from error
+
+    async def _close_snapshots(self) -> None:
+        if self._database is None:
+            return
+        await self.snapshots.aclose()
+        await self._database.aclose()
+        if self._config.ephemeral:
+            await asyncio.to_thread(remove_tree, str(self._config.state_dir / "blobs"))
 
     async def _open_runtime(self) -> Capabilities:
         """Open the runtime. The state directory of a server that was killed is in use until its remains are removed."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
-    from sandbox_aio.runtimes.base import SnapshotInfo
-
     from .sandbox import Sandbox
+    from .snapshot import Snapshot
 
 __all__ = ["run_config", "sandbox", "sandbox_status", "snapshot", "timestamp"]
 
@@ -61,15 +61,26 @@ def sandbox_status(record: Sandbox) -> Json:
     return {"status": record.status, "status_message": record.failure.message if record.failure else None}
 
 
-def snapshot(info: SnapshotInfo) -> Json:
-    """The snapshot object: what a runtime can boot is ready."""
+def snapshot(record: Snapshot, tags: Sequence[str]) -> Json:
+    """The snapshot object."""
+    config = record.run_config if record.status == "ready" else record.wanted
     return {
-        "id": info.id,
-        "name": info.name,
-        "status": "ready",
-        "tags": list(info.tags),
-        "fs_capacity_bytes": info.fs_capacity_bytes,
-        "run_config": run_config(info.user, info.work_dir, dict(info.env_vars)),
+        "id": record.id,
+        "name": record.name,
+        "status": record.status,
+        "status_message": record.status_message,
+        "fs_capacity_bytes": record.fs_capacity_bytes,
+        "fs_used_bytes": record.fs_used_bytes,
+        "docker_image": record.docker_image,
+        "image_digest": record.image_digest,
+        "source_sandbox_id": record.source_sandbox_id,
+        "registry_id": record.registry_id,
+        "description": record.description,
+        "labels": dict(record.labels),
+        "created_at": timestamp(record.created_at),
+        "updated_at": timestamp(record.updated_at),
+        "tags": list(tags),
+        "run_config": run_config(config.user, config.work_dir, dict(config.env_vars)),
     }
 
 

@@ -17,6 +17,7 @@ import attrs
 from ...shielding import shielded
 from ..base import (
     Capabilities,
+    Captured,
     DaemonAddress,
     ExitCallback,
     RuntimeFailure,
@@ -26,6 +27,7 @@ from ..base import (
     Unavailable,
 )
 from . import handover, probe, sandbox_directory
+from .capture import capture
 from .cgroups import Cgroups, remove_groups
 from .file_systems import FileSystems
 from .idmap import IdMap, IdSupply
@@ -375,6 +377,15 @@ class NamespacesRuntime:
         """Return a socket that listens in a running sandbox's network: see `Runtime.egress_listener`."""
         client = self._keeper.present
         return await client.socket("egress", id=id) if client is not None and await self.address(id) else None
+
+    async def capture(self, id: str, layer: Path) -> Captured:
+        """Copy what a sandbox has changed into a layer: see `Runtime.capture`."""
+        sandbox = self._known(id)
+        async with sandbox.changing:
+            overlays = await asyncio.to_thread(self._files.overlays, sandbox.spec.base, sandbox.spec.layers)
+            client = await self._keeper.client() if sandbox.state == "running" else None
+            directory = self._state.sandbox(id)
+            return await capture(directory, overlays, sandbox.ids, layer / "tree", client=client, id=id)
 
     async def stop(self, id: str) -> None:
         """Kill every process of a sandbox and keep its files. Nothing happens when it does not run, or is unknown.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
-from . import control, syscalls
+from . import control, freezing, syscalls
 from .plan import BootPlan, Preparation
 
 __all__ = ["LayerError", "SandboxProcess"]
+
+
+FREEZE_LIMIT_S: Final = 10.0
+"""How long a sandbox may stand still for a capture."""
 
 
 class LayerError(OSError):
@@ -47,6 +52,9 @@ class SandboxProcess:
     running: bool = False
     ending: bool = False
     """It is being killed."""
+    stopped: list[int] = attrs.field(factory=list)
+    """Its processes that stand still for a capture, until `thaw_at`."""
+    thaw_at: float = math.inf
     kills: list[int] = attrs.field(factory=list)
     """The requests to kill it that are to be answered when it is gone."""
     failure: dict[str, Any] | None = None
@@ -79,6 +87,19 @@ class SandboxProcess:
         with contextlib.suppress(OSError):  # The init is dead already; its pidfd says so next.
             control.send(self.channel, message, list(self.handover))
         self.close_handover()
+
+    def freeze(self, now: float) -> None:
+        """Stop all of its processes for a moment, `FREEZE_LIMIT_S` at the most. Raises FreezeError."""
+        if self.init is None or not self.running or self.stopped:
+            raise freezing.FreezeError("it does not run, or stands still already")
+        self.stopped = freezing.freeze(self.init)
+        self.thaw_at = now + FREEZE_LIMIT_S
+
+    def thaw(self) -> bool:
+        """Let them go on; tell whether they stood still until now."""
+        stopped, self.stopped, self.thaw_at = self.stopped, [], math.inf
+        freezing.thaw(stopped)
+        return bool(stopped)
 
     def close_descriptors(self) -> None:
         """Close what we hold of a sandbox that is gone, its network among it."""

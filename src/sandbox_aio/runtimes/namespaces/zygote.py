@@ -151,6 +151,7 @@ class _Zygote:
                 if self._selector.get_map().get(key.fd) is key:  # An earlier event of this batch may have taken it out.
                     key.data()
             self._give_up_slow_boots()
+            self._thaw_late()
             self._reap_strangers()
         if self._goodbye is not None:
             self._answer(self._goodbye)
@@ -215,6 +216,7 @@ class _Zygote:
         self._unwatch(self._server.fileno())
         self._server.close()
         self._server = None
+        self._thaw_late(all=True)
         if self._settings.ephemeral:
             self._finish()
 
@@ -234,6 +236,13 @@ class _Zygote:
                 else:
                     sandbox.kills.append(seq)
                     self._kill(sandbox)
+            case "freeze":
+                frozen = self._sandboxes[str(message["id"])]
+                frozen.freeze(time.monotonic())
+                self._answer(seq, init=frozen.init)
+            case "thaw":
+                thawed = self._sandboxes.get(str(message["id"]))
+                self._answer(seq, thawed=thawed is not None and thawed.thaw())
             case "egress":
                 egress = self._sandboxes[str(message["id"])].egress
                 self._answer(seq, [] if egress is None else [egress])
@@ -362,9 +371,16 @@ class _Zygote:
                 if sandbox.usher_fd is not None:
                     signal.pidfd_send_signal(sandbox.usher_fd, signal.SIGKILL)
 
+    def _thaw_late(self, *, all: bool = False) -> None:
+        """Let sandboxes go on that nobody lets go on: a server has died, or takes too long."""
+        now = time.monotonic()
+        for sandbox in self._all:
+            if sandbox.stopped and (all or sandbox.thaw_at <= now):
+                sandbox.thaw()
+
     def _patience(self) -> float | None:
         """Return how long, in seconds, the loop may sleep."""
-        deadlines = [sandbox.deadline for sandbox in self._all if not sandbox.running]
+        deadlines = [sandbox.thaw_at if sandbox.running else sandbox.deadline for sandbox in self._all]
         soonest = min(deadlines, default=math.inf)
         return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
 

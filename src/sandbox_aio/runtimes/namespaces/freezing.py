@@ -1,0 +1,91 @@
+"""Stopping every process of a sandbox for a moment, so that its files are those of one instant.
+
+All processes of a sandbox descend from its init. They are stopped from the init down, and continued from the leaves
+up, so that no shell sees its child stopped: it is stopped itself meanwhile, and what it would have been told is taken
+back by the continuing. A process that somebody else had stopped stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import Final
+
+__all__ = ["FreezeError", "descendants", "freeze", "thaw"]
+
+PATIENCE_S: Final = 2.0
+"""How long the processes of one sandbox may take to stop."""
+MAX_ROUNDS: Final = 200
+"""Looks for processes that were forked meanwhile."""
+
+
+class FreezeError(Exception):
+    """A sandbox does not stop; nothing of it is stopped any more."""
+
+
+def freeze(init: int) -> list[int]:
+    """Stop a process and all that descend from it; return the process ids, parents first, for `thaw`.
+
+    Blocks: a few milliseconds. Raises FreezeError when it does not come to rest.
+    """
+    stopped: list[int] = []
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        for _ in range(MAX_ROUNDS):
+            new = [pid for pid, state in descendants(init) if pid not in stopped and state not in "TtZX"]
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
+            if not new and all(_is_at_rest(pid) for pid in stopped):
+                return stopped
+            if time.monotonic() > deadline:
+                break
+        raise FreezeError(f"the {len(stopped)} processes of the sandbox did not stop within {PATIENCE_S:g} s")
+    except BaseException:
+        thaw(stopped)
+        raise
+
+
+def thaw(stopped: list[int]) -> None:
+    """Let the processes go on that `freeze` has stopped."""
+    for pid in reversed(stopped):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def descendants(init: int) -> list[tuple[int, str]]:
+    """A process and all below it with their states, parents before children."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    found: list[tuple[int, str]] = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (status := _status(f"/proc/{name}/stat")) is not None:
+            state, parent = status
+            children.setdefault(parent, []).append((int(name), state))
+            if int(name) == init:
+                found.append((init, state))
+    for pid, _ in found:  # It grows while it is walked.
+        found += children.get(pid, ())
+    return found
+
+
+def _is_at_rest(pid: int) -> bool:
+    """Whether no thread of a process runs any more."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return True
+    states = (_status(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return all(status is None or status[0] in "TtZX" for status in states)
+
+
+def _status(path: str) -> tuple[str, int] | None:
+    """The state and the parent of a process."""
+    try:
+        with open(path, "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return fields[0].decode(), int(fields[1])

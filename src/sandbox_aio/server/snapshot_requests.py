@@ -1,0 +1,227 @@
+"""What the requests about snapshots and registries accept. Wire protocol, sections 1.10 and 1.11.
+
+What this server cannot do is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.reference import ImageReference
+
+from .creation import RunConfigBody, check_fields, structure_body
+from .errors import ApiError, Detail, InvalidFieldsError
+from .sandbox import RunConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = [
+    "CaptureRequest",
+    "CreateSnapshotRequest",
+    "PushRequest",
+    "TagRequest",
+    "check_name",
+    "parse_capture",
+    "parse_create_snapshot",
+    "parse_push",
+    "parse_tag",
+    "split_reference",
+]
+
+MAX_NAME: Final = 255
+MAX_DESCRIPTION: Final = 1024
+RESERVED: Final = "system/"
+NAME: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*")
+TAG: Final = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@attrs.frozen(kw_only=True)
+class CreateSnapshotRequest:
+    """The body of `POST /snapshots`; None means absent."""
+
+    name: str
+    docker_image: str
+    fs_capacity_bytes: int
+    tag: str | None = None
+    registry_id: str | None = None
+    run_config: RunConfigBody | None = None
+    description: str | None = None
+    labels: dict[str, str] | None = None
+
+    @property
+    def reference(self) -> ImageReference:
+        """The image. Checked."""
+        return ImageReference.parse(self.docker_image)
+
+    @property
+    def wanted_tag(self) -> str:
+        """The tag that is published: the one asked for, else the image's, else `latest`."""
+        return self.tag or self.reference.tag or "latest"
+
+
+@attrs.frozen(kw_only=True)
+class CaptureRequest:
+    """The body of `POST /boxes/{name}/snapshot`; None means absent."""
+
+    name: str
+    tag: str | None = None
+    fs_capacity_bytes: int | None = None
+    run_config: RunConfigBody | None = None
+    description: str | None = None
+    labels: dict[str, str] | None = None
+    docker_image: str | None = None
+    checkpoint: Any = None
+    include_memory: bool | None = None
+    include: list[str] | None = None
+    confirm_allow_snapshot_secret_values: bool | None = None
+    image_config: Any = None
+
+
+@attrs.frozen(kw_only=True)
+class TagRequest:
+    """The body of `POST /snapshots/{reference}/tags`."""
+
+    tag: str
+    name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PushRequest:
+    """The body of `POST /snapshots/{reference}/push`."""
+
+    image: str
+    registry_id: str | None = None
+
+    @property
+    def reference(self) -> ImageReference:
+        """Where to. Checked."""
+        return ImageReference.parse(self.image)
+
+
+def parse_create_snapshot(body: bytes) -> CreateSnapshotRequest:
+    """Raises ApiError 400 for what is not a JSON object, and InvalidFieldsError, which names every bad field."""
+    _, request = structure_body(body, CreateSnapshotRequest)
+    check_fields(request, (*_COMMON, ("docker_image", lambda request: _image(request.docker_image))))
+    _refuse_reserved(request.name)
+    return request
+
+
+def parse_capture(body: bytes) -> CaptureRequest:
+    """Raises ApiError 400 for what is not a JSON object, 501 for what this server does not do, InvalidFieldsError."""
+    _, request = structure_body(body, CaptureRequest)
+    check_fields(request, _COMMON)
+    _refuse_reserved(request.name)
+    not_offered = {
+        "docker_image": "exports no image of a Docker engine in the sandbox",
+        "checkpoint": "keeps no checkpoints",
+        "include_memory": "keeps no memory",
+        "image_config": "sets no entry point: none is run",
+    }
+    for member, reason in not_offered.items():
+        if getattr(request, member) not in (None, False):
+            raise ApiError(501, "NotImplemented", f"{member}: this server {reason}")
+    unknown = set(request.include or ()) - {"labels"}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise ApiError(501, "NotImplemented", f"include: a capture holds files, and may hold labels, but not {names}")
+    return request
+
+
+def parse_tag(body: bytes) -> TagRequest:
+    """Raises ApiError 400 for what is not a JSON object, and InvalidFieldsError, which names every bad field."""
+    _, request = structure_body(body, TagRequest)
+    check_fields(
+        request,
+        (
+            ("tag", lambda request: _tag(request.tag)),
+            ("name", lambda request: None if request.name is None else check_name(request.name)),
+        ),
+    )
+    if request.name is not None:
+        _refuse_reserved(request.name)
+    return request
+
+
+def parse_push(body: bytes) -> PushRequest:
+    """Raises ApiError 400 for what is not a JSON object, and InvalidFieldsError, which names every bad field."""
+    _, request = structure_body(body, PushRequest)
+    check_fields(request, (("image", lambda request: _image(request.image)),))
+    if request.reference.tag is None:
+        raise InvalidFieldsError([Detail("image", "an image is pushed by a tag, not by a digest")])
+    return request
+
+
+def to_run_config(body: RunConfigBody | None) -> RunConfig:
+    """What was asked for."""
+    asked = body or RunConfigBody()
+    return RunConfig(user=asked.user, work_dir=asked.work_dir, env_vars=asked.env_vars or {})
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """A name and perhaps a tag."""
+    name, colon, tag = reference.partition(":")
+    return name, tag if colon else None
+
+
+def check_name(name: str) -> str | None:
+    """What is wrong with a snapshot's name, or None."""
+    if len(name) > MAX_NAME or not NAME.fullmatch(name):
+        return f"must be names of a-z, 0-9, '.', '_' and '-', with '/' between them, at most {MAX_NAME} in all"
+    return "must not look like a UUID" if _UUID.fullmatch(name) else None
+
+
+def _refuse_reserved(name: str) -> None:
+    if f"{name}/".startswith(RESERVED):
+        raise ApiError(403, "Forbidden", f"the names below {RESERVED} cannot be given")
+
+
+def _tag(tag: str | None) -> str | None:
+    if tag is None or TAG.fullmatch(tag):
+        return None
+    return "must be letters, digits, '_', '.' and '-', not beginning with '.' or '-', at most 128"
+
+
+def _image(text: str) -> str | None:
+    try:
+        ImageReference.parse(text)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _capacity(request: Any) -> str | None:
+    capacity = request.fs_capacity_bytes
+    return None if capacity is None or capacity >= 1 else "must be at least 1 byte"
+
+
+def _description(request: Any) -> str | None:
+    text = request.description
+    return None if text is None or len(text) <= MAX_DESCRIPTION else f"must be at most {MAX_DESCRIPTION} characters"
+
+
+def _run_config(request: Any) -> str | None:
+    config: RunConfigBody = request.run_config or RunConfigBody()
+    if config.work_dir is not None and (not config.work_dir.startswith("/") or "\0" in config.work_dir):
+        return "work_dir must be an absolute path"
+    if config.user is not None and not re.fullmatch(r"[\w.-]+(:[\w.-]+)?", config.user):
+        return "user must be user or user:group"
+    variables: Mapping[str, str] = config.env_vars or {}
+    for name, value in variables.items():
+        if not name or "=" in name or "\0" in name + value:
+            return "env_vars: a name is not empty and has no '=', and neither name nor value has a NUL"
+    return None
+
+
+_COMMON: Final[Sequence[tuple[str, Callable[[Any], str | None]]]] = (
+    ("name", lambda request: check_name(request.name)),
+    ("tag", lambda request: _tag(request.tag)),
+    ("fs_capacity_bytes", _capacity),
+    ("description", _description),
+    ("run_config", _run_config),
+)

@@ -1,0 +1,125 @@
+"""The routes of snapshots. Wire protocol, section 1.10; tags, imports and pushes beyond it are this server's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from . import views
+from .errors import ApiError
+from .paging import SortKey, paginate
+from .queries import parameter, query, values
+from .snapshot import SnapshotStatus
+from .snapshot_requests import parse_capture, parse_create_snapshot, parse_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from .sandboxes import SandboxRegistry
+    from .snapshot import Snapshot
+    from .snapshots import SnapshotRegistry
+
+__all__ = ["SnapshotRoutes"]
+
+_SORT_KEYS: dict[str, Callable[[Snapshot], str | int]] = {
+    "name": lambda snapshot: snapshot.name,
+    "status": lambda snapshot: snapshot.status,
+    "created_at": lambda snapshot: views.timestamp(snapshot.created_at),
+    "updated_at": lambda snapshot: views.timestamp(snapshot.updated_at),
+}
+
+
+class SnapshotRoutes:
+    """What is asked of snapshots, over their registry."""
+
+    def __init__(self, snapshots: SnapshotRegistry, sandboxes: SandboxRegistry) -> None:
+        self._snapshots = snapshots
+        self._sandboxes = sandboxes
+        self.routes: list[Route] = [
+            Route("/snapshots", self.create, methods=["POST"]),
+            Route("/snapshots", self.list, methods=["GET"]),
+            Route("/snapshots/{reference}", self.get, methods=["GET"]),
+            Route("/snapshots/{reference}", self.delete, methods=["DELETE"]),
+            Route("/snapshots/{reference}/tags", self.tag, methods=["POST"]),
+            Route("/snapshots-by-name/{name}", self.tags, methods=["GET"]),
+            Route("/boxes/{name}/snapshot", self.capture, methods=["POST"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        snapshot = await self._snapshots.create(parse_create_snapshot(await request.body()))
+        return await self._answer(await self._snapshots.settled(snapshot.id), 201)
+
+    async def capture(self, request: Request) -> Response:
+        wanted = parse_capture(await request.body())
+        sandbox = await self._sandboxes.wait_started(parameter(request, "name"))
+        snapshot = await self._snapshots.capture(sandbox, wanted)
+        return await self._answer(await self._snapshots.settled(snapshot.id), 201)
+
+    async def list(self, request: Request) -> Response:
+        asked = query(request)
+        key, descending = _order(asked)
+        if "status" in asked and asked["status"] not in tuple(SnapshotStatus):
+            raise ApiError(400, "InvalidRequest", f"status must be one of {', '.join(SnapshotStatus)}")
+        labels = values(request, "label")
+        chosen = [one for one in await self._snapshots.all() if _matches(one, asked, labels)]
+        page = paginate(chosen, asked, key=key, descending=descending)
+        objects = [views.snapshot(one, self._snapshots.tags(one)) for one in page.items]
+        return JSONResponse(
+            {"snapshots": objects, "items": objects, "next_cursor": page.next_cursor, "offset": page.next_offset}
+        )
+
+    async def get(self, request: Request) -> Response:
+        snapshot = await self._snapshots.get(parameter(request, "reference"))
+        return JSONResponse(views.snapshot(snapshot, self._snapshots.tags(snapshot)))
+
+    async def delete(self, request: Request) -> Response:
+        await self._snapshots.delete(parameter(request, "reference"))
+        await self._snapshots.committed()
+        return Response(status_code=204)
+
+    async def tag(self, request: Request) -> Response:
+        wanted = parse_tag(await request.body())
+        return await self._answer(
+            await self._snapshots.tag(parameter(request, "reference"), wanted.tag, wanted.name), 201
+        )
+
+    async def tags(self, request: Request) -> Response:
+        name = parameter(request, "name")
+        if ":" in name:
+            raise ApiError(400, "InvalidRequest", f"{name!r} has a tag; give the name alone")
+        found = [{"tag": tag, "snapshot_id": id} for tag, id in await self._snapshots.tags_of(name)]
+        return JSONResponse({"name": name, "tags": found})
+
+    async def _answer(self, snapshot: Snapshot, status: int) -> Response:
+        await self._snapshots.committed()
+        return JSONResponse(views.snapshot(snapshot, self._snapshots.tags(snapshot)), status_code=status)
+
+
+def _matches(snapshot: Snapshot, asked: dict[str, str], labels: list[str]) -> bool:
+    if asked.get("name_contains", "") not in snapshot.name:
+        return False
+    if "status" in asked and snapshot.status != asked["status"]:
+        return False
+    for label in labels:
+        key, equals, value = label.partition("=")
+        has = snapshot.labels.get(key)
+        if has is None or (equals and has != value):
+            return False
+    return True
+
+
+def _order(asked: dict[str, str]) -> tuple[Callable[[Snapshot], SortKey], bool]:
+    by = asked.get("sort_by")
+    if by is None:
+        return lambda snapshot: (snapshot.name, snapshot.id), False
+    if by not in _SORT_KEYS:
+        raise ApiError(400, "InvalidRequest", f"sort_by must be one of {', '.join(_SORT_KEYS)}")
+    order = asked.get("sort_order") or asked.get("sort_direction") or "desc"
+    if order not in ("asc", "desc"):
+        raise ApiError(400, "InvalidRequest", "sort_order must be asc or desc")
+    value = _SORT_KEYS[by]
+    return lambda snapshot: (value(snapshot), snapshot.id), order == "desc"
