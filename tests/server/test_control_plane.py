@@ -298,7 +298,7 @@ async def test_a_bad_list_query_is_400(http: httpx.AsyncClient, query: str) -> N
         ("POST", "/boxes/no-such/stop", 404),
         ("PATCH", "/boxes/no-such", 404),
         ("POST", "/boxes/no-such/service-url", 404),
-        ("GET", "/registries", 501),
+        ("GET", "/usage", 501),
         ("GET", "/boxes/", 404),
     ],
 )

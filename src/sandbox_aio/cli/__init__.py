@@ -71,6 +71,13 @@ def _snapshot(text: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
+def _mirror(text: str) -> tuple[str, str]:
+    registry, equals, url = text.partition("=")
+    if not (registry and equals and url.startswith(("http://", "https://"))):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST=URL, such as docker.io=https://mirror.example.com")
+    return registry, url
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -108,6 +115,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="services are at SANDBOX_ID--PORT.DOMAIN; needs a wildcard record (default: %(default)s)",
     )
     _add_egress(parser)
+    _add_registries(parser)
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM")
     add("--tls-key", metavar="FILE", help="private key, PEM")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")
@@ -128,6 +136,25 @@ def _add_egress(parser: argparse.ArgumentParser) -> None:
         metavar="HOST[:PORT]",
         help="a host that sandboxes may reach wherever it is, even if egress is closed; repeatable",
     )
+
+
+def _add_registries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--registry-mirror",
+        type=_mirror,
+        action="append",
+        default=[],
+        metavar="HOST=URL",
+        help="ask a mirror before an image registry, such as docker.io=https://mirror.example.com; repeatable",
+    )
+    parser.add_argument(
+        "--registry-insecure",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="speak to an image registry without TLS; repeatable",
+    )
+    parser.add_argument("--registry-ca", metavar="FILE", help="certificates to trust in image registries, PEM")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

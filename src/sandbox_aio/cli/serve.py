@@ -47,6 +47,9 @@ def serve_command(arguments: argparse.Namespace) -> int:
         snapshots=tuple(arguments.snapshot),
         egress=arguments.egress,
         egress_allow=tuple(arguments.egress_allow),
+        registry_mirrors=tuple(arguments.registry_mirror),
+        registry_insecure=tuple(arguments.registry_insecure),
+        registry_ca=Path(arguments.registry_ca) if arguments.registry_ca else None,
         tls_cert=Path(arguments.tls_cert) if arguments.tls_cert else None,
         tls_key=Path(arguments.tls_key) if arguments.tls_key else None,
     )

@@ -19,6 +19,7 @@ from .creation import parse_create
 from .errors import ApiError
 from .paging import SortKey, paginate
 from .queries import parameter, query, values
+from .registry_routes import RegistryRoutes
 from .sandbox import Sandbox, Status
 from .snapshot_routes import SnapshotRoutes
 from .updating import parse_update
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from .registries import RegistryBook
     from .sandboxes import SandboxRegistry
     from .services import ServiceLinks
     from .snapshots import SnapshotRegistry
@@ -38,8 +40,6 @@ HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 NOT_OFFERED: Final = (
     ("/boxes/batch-delete", ["POST"]),
-    ("/registries", ["GET", "POST"]),
-    ("/registries/{name}", ["GET", "PATCH", "DELETE"]),
     ("/usage", ["GET"]),
     ("/usage/costs", ["GET"]),
 )
@@ -65,6 +65,7 @@ class ControlPlane:
         self,
         registry: SandboxRegistry,
         snapshots: SnapshotRegistry,
+        registries: RegistryBook,
         links: ServiceLinks,
         *,
         public_url: str | None = None,
@@ -89,6 +90,7 @@ class ControlPlane:
                 Route("/boxes/{name}/service-urls", self.revoke_service_url, methods=["DELETE"]),
                 Route("/boxes/{name}/download-url", self.make_download_url, methods=["POST"]),
                 *SnapshotRoutes(snapshots, registry).routes,
+                *RegistryRoutes(registries).routes,
             ],
             exception_handlers={HTTPException: _raise_api_error},
         )

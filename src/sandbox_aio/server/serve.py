@@ -30,8 +30,10 @@ from .egress import EgressGateway
 from .egress.policy import OperatorPolicy, parse_entry
 from .hosts import ServiceHosts
 from .limits import MAX_CONNECTIONS
+from .registries import RegistryBook, registry_host
 from .router import Router, Services
 from .sandboxes import SandboxRegistry
+from .secrets import SecretBox
 from .service_access import ServiceAccess
 from .service_proxy import ServiceProxy
 from .service_tokens import ServiceAuthority
@@ -81,8 +83,12 @@ class ServerConfig:
     """Whether sandboxes may reach public addresses, through the server's proxy."""
     egress_allow: tuple[str, ...] = ()
     """Hosts, with a port or without, that they may reach wherever these are, and when nothing else may be reached."""
-    registry_access: RegistryAccess = attrs.field(factory=RegistryAccess)
-    """How image registries are reached."""
+    registry_mirrors: tuple[tuple[str, str], ...] = ()
+    """Registries and the URLs of mirrors, which are asked before them."""
+    registry_insecure: tuple[str, ...] = ()
+    """Registries that are spoken to without TLS."""
+    registry_ca: Path | None = None
+    """Certificates to trust in registries beside the system's, PEM."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -122,12 +128,13 @@ class Server:
         self.authority: ServiceAuthority = ServiceAuthority(config.state_dir)
         self.egress: EgressGateway = EgressGateway(_operator_policy(config), config.state_dir)
         self.registry: SandboxRegistry = SandboxRegistry(runtime, detach=self._detach, egress=self.egress)
-        self.snapshots: SnapshotRegistry = SnapshotRegistry(
-            runtime, self.registry, config.registry_access, lambda id, registry: None
-        )
+        access = _registry_access(config)
+        self.registries: RegistryBook = RegistryBook(access)
+        self.snapshots: SnapshotRegistry = SnapshotRegistry(runtime, self.registry, access, self.registries.credentials)
         self.registry.on_gone = self.snapshots.collect
         links = ServiceLinks(registry=self.registry, authority=self.authority, domain=config.service_domain)
-        self.router.app = ControlPlane(self.registry, self.snapshots, links, public_url=config.public_url).app
+        plane = ControlPlane(self.registry, self.snapshots, self.registries, links, public_url=config.public_url)
+        self.router.app = plane.app
         self.router.find_daemon = self._find_daemon
         self.router.services = self._services(gate)
 
@@ -197,9 +204,13 @@ class Server:
         try:
             await asyncio.to_thread(layers.open)
             await asyncio.to_thread(blobs.open)
+            box = SecretBox(None if config.ephemeral else config.state_dir / "registry-key")
             self._database = await Database.open(None if config.ephemeral else config.state_dir / "server.db")
+            await self.registries.open(self._database, box)
             await self.snapshots.open(self._database, layers, blobs)
-        except (OSError, ImageError, StoreError) as error:
+        except (OSError, ImageError, StoreError, ValueError) as error:
+            if self._database is not None:
+                await self._database.aclose()
             await self._runtime.aclose(destroy=config.ephemeral)
             raise ServeError(f"cannot use the state directory {config.state_dir}: {error}") from error
 
@@ -313,6 +324,30 @@ def _operator_policy(config: ServerConfig) -> OperatorPolicy:
     except ValueError as error:
         raise ServeError(f"--egress-allow: {error}", hint="name a host, such as registry.internal:8443") from error
     return OperatorPolicy(open=config.egress == "open", allowed=allowed)
+
+
+def _registry_access(config: ServerConfig) -> RegistryAccess:
+    mirrors: dict[str, tuple[str, ...]] = {}
+    for registry, url in config.registry_mirrors:
+        try:
+            host, _ = registry_host(registry)
+            registry_host(url)
+        except ValueError as error:
+            raise ServeError(
+                f"--registry-mirror {registry}={url}: {error}", hint="such as docker.io=https://mirror.example.com"
+            ) from error
+        mirrors[host] = (*mirrors.get(host, ()), url)
+    for name in config.registry_insecure:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d{1,5})?", name):
+            raise ServeError(f"--registry-insecure: {name!r} is not a host", hint="such as registry.internal:5000")
+    access = RegistryAccess(mirrors=mirrors, insecure=frozenset(config.registry_insecure), ca_file=config.registry_ca)
+    try:
+        access.tls()
+    except (OSError, ssl.SSLError) as error:
+        raise ServeError(
+            f"cannot use the certificates {config.registry_ca}: {error}", hint="--registry-ca takes a PEM file"
+        ) from error
+    return access
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the control plane sends, as JSON objects. Wire protocol, sections 1.6, 1.8 and 1.10."""
+"""What the control plane sends, as JSON objects. Wire protocol, sections 1.6, 1.8, 1.10 and 1.11."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from .registries import ImageRegistry
     from .sandbox import Sandbox
     from .snapshot import Snapshot
 
-__all__ = ["run_config", "sandbox", "sandbox_status", "snapshot", "timestamp"]
+__all__ = ["registry", "run_config", "sandbox", "sandbox_status", "snapshot", "timestamp"]
 
 Json = dict[str, Any]
 
@@ -81,6 +82,23 @@ def snapshot(record: Snapshot, tags: Sequence[str]) -> Json:
         "updated_at": timestamp(record.updated_at),
         "tags": list(tags),
         "run_config": run_config(config.user, config.work_dir, dict(config.env_vars)),
+    }
+
+
+def registry(record: ImageRegistry) -> Json:
+    """The registry object, which never holds a secret."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "url": record.url,
+        "auth_type": "DOCKER_CONFIG",
+        "aws_role_arn": None,
+        "provider": record.provider,
+        "repository_search_mode": record.repository_search_mode,
+        "created_at": timestamp(record.created_at),
+        "created_by": None,
+        "updated_at": timestamp(record.updated_at),
+        "updated_by": None,
     }
 
 
