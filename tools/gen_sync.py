@@ -269,7 +269,9 @@ class Generator:
     def method(self, owner: ast.ClassDef, node: Method) -> list[str]:
         """The twin of a method."""
         result, arguments = self.result(node), [f"self._async.{node.name}", *passed_on(node)]
-        if node.args.kwarg:  # mypy cannot choose an overload of the bridge for arguments that may be any
+        plain = isinstance(result, ast.Name) and not result.id.startswith("Async")
+        unknown = plain and any("Any]" in ast.unparse(annotation) for _, annotation in annotated(node))
+        if node.args.kwarg or unknown:  # mypy cannot choose an overload of the bridge for arguments that may be any
             arguments = [f"lambda: {arguments[0]}({', '.join(arguments[1:])})"]
         callbacks = [f'"{name}"' for name, annotation in annotated(node) if self.callback(annotation)]
         if owner.name in self.rules["clients"] and node.name == "aclose":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from ..protocol.http_requests import BoxOptions, ControlPlane, box_changes
 from ..protocol.service_requests import DownloadWish, ServiceWish
+from ..protocol.snapshot_requests import CaptureWish, SnapshotWish, delete_call, push_call, tag_call, tags_call
 from .pending import Pending
 from .sandbox import AsyncSandbox
 from .service import Service
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         ServiceAccess,
         ServiceLoginURL,
         Snapshot,
+        SnapshotTag,
     )
     from ..sync import SandboxClient
 
@@ -440,6 +442,147 @@ class AsyncSandboxClient:
         return await self._service.call(lambda control: wish.call(control, name), headers)
 
     # --- snapshots --------------------------------------------------------------------------------------------------
+
+    async def create_snapshot(
+        self,
+        name: str,
+        docker_image: str,
+        fs_capacity_bytes: int,
+        *,
+        tag: str | None = None,
+        registry_id: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        timeout: float = 60,
+        wait: bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of an image and wait until it is ready. Cancelled, it is made all the same.
+
+        Args:
+            name: What it is found by, such as `team/base`.
+            docker_image: What the image is called, such as `debian:12` or `registry.example/app@sha256:...`.
+            fs_capacity_bytes: The most that its files may hold.
+            tag: The tag that is published; by default the image's own, else `latest`.
+            registry_id: Whose credentials to use; see `registries`.
+            run_config: User, folder and variables of commands, over what the image says.
+            timeout: Seconds to wait until it is ready.
+            wait: False returns at once; `wait_for_snapshot` waits then.
+
+        Raises:
+            ValueError: An argument is empty, or there is no room for any file.
+            ResourceCreationError: The image could not be had, or is too large; the message says which.
+            ResourceTimeoutError: It was not ready in time, and may become ready yet.
+        """
+        wish = SnapshotWish(
+            name=name,
+            docker_image=docker_image,
+            fs_capacity_bytes=fs_capacity_bytes,
+            tag=tag,
+            registry_id=registry_id,
+            run_config=run_config,
+        )
+        made = await self._service.call(wish.call, headers)
+        return await self._until_ready(made, timeout, headers) if wait else made
+
+    async def capture_snapshot(
+        self,
+        sandbox_name: str,
+        name: str,
+        *,
+        tag: str | None = None,
+        docker_image: str | None = None,
+        fs_capacity_bytes: int | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of a running or stopped sandbox's files and wait until it is ready.
+
+        Cancelled, it is made all the same.
+
+        User and folder of the sandbox's commands are kept, its variables are not: they may be secrets.
+
+        Args:
+            name: What it is found by.
+            tag: The tag that is published; by default `latest`.
+            docker_image: Instead of the sandbox's files, an image of a Docker engine that runs in it.
+            fs_capacity_bytes: The most that its files may hold; by default as the sandbox's.
+            run_config: User, folder and variables of commands, over what the sandbox has.
+            timeout: Seconds to wait until it is ready.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceCreationError: It could not be captured.
+            ResourceTimeoutError: It was not ready in time, and may become ready yet.
+        """
+        wish = CaptureWish(
+            name=name,
+            tag=tag,
+            docker_image=docker_image,
+            fs_capacity_bytes=fs_capacity_bytes,
+            run_config=run_config,
+        )
+        made = await self._service.call(lambda control: wish.call(control, sandbox_name), headers)
+        return await self._until_ready(made, timeout, headers)
+
+    async def _until_ready(self, made: Snapshot, timeout: float, headers: Mapping[str, str] | None) -> Snapshot:
+        if made.status == "ready":
+            return made
+        return await self.wait_for_snapshot(made.id, timeout=timeout, headers=headers)
+
+    async def delete_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Delete a snapshot by its UUID, with all its tags; or by `name` or `name:tag`, that tag, and the snapshot with
+        its last tag. Sandboxes that were made from it keep their files.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot.
+        """
+        await self._service.call(lambda control: delete_call(control, snapshot_id), headers)
+
+    async def list_snapshot_tags(self, name: str, *, headers: Mapping[str, str] | None = None) -> list[SnapshotTag]:
+        """List the tags of a name, and which snapshot each is for.
+
+        Raises:
+            ResourceNotFoundError: There is no snapshot of that name.
+        """
+        return await self._service.call(lambda control: tags_call(control, name), headers)
+
+    async def tag_snapshot(
+        self, snapshot_id: str, tag: str, *, name: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Snapshot:
+        """Publish a ready snapshot under another tag, of its own name or another. A tag that is taken moves.
+
+        Not every service offers this; sandbox-aio's server does.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot, or the service does not offer it.
+        """
+        return await self._service.call(lambda control: tag_call(control, snapshot_id, tag, name), headers)
+
+    async def push_snapshot(
+        self,
+        snapshot_id: str,
+        image: str,
+        *,
+        registry_id: str | None = None,
+        timeout: float = 600,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Push a ready snapshot to a registry, as an image that runs anywhere; return the digest it has there.
+
+        Not every service offers this; sandbox-aio's server does. Cancelled, it may be pushed all the same.
+
+        Args:
+            image: What to call it, such as `registry.example/team/app:1`.
+            registry_id: Whose credentials to use; see `registries`.
+            timeout: Seconds that it may take.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot, or the service does not offer it.
+        """
+        return await self._service.call(
+            lambda control: push_call(control, snapshot_id, image, registry_id, timeout), headers
+        )
 
     async def get_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> Snapshot:
         """Get a snapshot by its UUID, `name` or `name:tag`.

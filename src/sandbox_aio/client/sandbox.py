@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GlobResult,
         GrepResult,
         RunConfig,
+        Snapshot,
     )
     from ..sync import Sandbox, SandboxClient
     from .client import AsyncSandboxClient
@@ -520,6 +521,23 @@ class AsyncSandbox:
         """Stop the sandbox: its processes end, its files stay."""
         await self._client.stop_sandbox(self.name, headers=headers)
         self._show(attrs.evolve(self._record, status="stopped"))
+
+    async def capture_snapshot(
+        self,
+        name: str,
+        *,
+        tag: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of the sandbox's files and wait until it is ready; see `AsyncSandboxClient.capture_snapshot`.
+
+        A running sandbox stands still for a moment, and runs on.
+        """
+        return await self._client.capture_snapshot(
+            self.name, name, tag=tag, run_config=run_config, timeout=timeout, headers=headers
+        )
 
     async def delete(self, *, headers: Mapping[str, str] | None = None) -> None:
         """Delete the sandbox and everything in it.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ServiceAccess,
         ServiceLoginURL,
         Snapshot,
+        SnapshotTag,
         TunnelStatistics,
     )
     from ._portal import Portal
@@ -445,6 +446,135 @@ class SandboxClient(Root[AsyncSandboxClient]):
                 content_type=content_type,
                 content_disposition=content_disposition,
                 headers=headers,
+            )
+
+    def create_snapshot(
+        self,
+        name: str,
+        docker_image: str,
+        fs_capacity_bytes: int,
+        *,
+        tag: str | None = None,
+        registry_id: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        timeout: float = 60,
+        wait: bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of an image and wait until it is ready. Interrupted, it is made all the same.
+
+        Args:
+            name: What it is found by, such as `team/base`.
+            docker_image: What the image is called, such as `debian:12` or `registry.example/app@sha256:...`.
+            fs_capacity_bytes: The most that its files may hold.
+            tag: The tag that is published; by default the image's own, else `latest`.
+            registry_id: Whose credentials to use; see `registries`.
+            run_config: User, folder and variables of commands, over what the image says.
+            timeout: Seconds to wait until it is ready.
+            wait: False returns at once; `wait_for_snapshot` waits then.
+
+        Raises:
+            ValueError: An argument is empty, or there is no room for any file.
+            ResourceCreationError: The image could not be had, or is too large; the message says which.
+            ResourceTimeoutError: It was not ready in time, and may become ready yet.
+        """
+        with unframed:
+            return self._bridge.call(
+                lambda: self._async.create_snapshot(name, docker_image, fs_capacity_bytes, tag=tag, registry_id=registry_id, run_config=run_config, timeout=timeout, wait=wait, headers=headers),
+            )
+
+    def capture_snapshot(
+        self,
+        sandbox_name: str,
+        name: str,
+        *,
+        tag: str | None = None,
+        docker_image: str | None = None,
+        fs_capacity_bytes: int | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of a running or stopped sandbox's files and wait until it is ready.
+
+        Interrupted, it is made all the same.
+
+        User and folder of the sandbox's commands are kept, its variables are not: they may be secrets.
+
+        Args:
+            name: What it is found by.
+            tag: The tag that is published; by default `latest`.
+            docker_image: Instead of the sandbox's files, an image of a Docker engine that runs in it.
+            fs_capacity_bytes: The most that its files may hold; by default as the sandbox's.
+            run_config: User, folder and variables of commands, over what the sandbox has.
+            timeout: Seconds to wait until it is ready.
+
+        Raises:
+            ResourceNotFoundError: There is no such sandbox.
+            ResourceCreationError: It could not be captured.
+            ResourceTimeoutError: It was not ready in time, and may become ready yet.
+        """
+        with unframed:
+            return self._bridge.call(
+                lambda: self._async.capture_snapshot(sandbox_name, name, tag=tag, docker_image=docker_image, fs_capacity_bytes=fs_capacity_bytes, run_config=run_config, timeout=timeout, headers=headers),
+            )
+
+    def delete_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Delete a snapshot by its UUID, with all its tags; or by `name` or `name:tag`, that tag, and the snapshot with
+        its last tag. Sandboxes that were made from it keep their files.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot.
+        """
+        with unframed:
+            self._bridge.call(self._async.delete_snapshot, snapshot_id, headers=headers)
+
+    def list_snapshot_tags(self, name: str, *, headers: Mapping[str, str] | None = None) -> list[SnapshotTag]:
+        """List the tags of a name, and which snapshot each is for.
+
+        Raises:
+            ResourceNotFoundError: There is no snapshot of that name.
+        """
+        with unframed:
+            return self._bridge.call(self._async.list_snapshot_tags, name, headers=headers)
+
+    def tag_snapshot(
+        self, snapshot_id: str, tag: str, *, name: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Snapshot:
+        """Publish a ready snapshot under another tag, of its own name or another. A tag that is taken moves.
+
+        Not every service offers this; sandbox-aio's server does.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot, or the service does not offer it.
+        """
+        with unframed:
+            return self._bridge.call(self._async.tag_snapshot, snapshot_id, tag, name=name, headers=headers)
+
+    def push_snapshot(
+        self,
+        snapshot_id: str,
+        image: str,
+        *,
+        registry_id: str | None = None,
+        timeout: float = 600,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Push a ready snapshot to a registry, as an image that runs anywhere; return the digest it has there.
+
+        Not every service offers this; sandbox-aio's server does. Interrupted, it may be pushed all the same.
+
+        Args:
+            image: What to call it, such as `registry.example/team/app:1`.
+            registry_id: Whose credentials to use; see `registries`.
+            timeout: Seconds that it may take.
+
+        Raises:
+            ResourceNotFoundError: There is no such snapshot, or the service does not offer it.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.push_snapshot, snapshot_id, image, registry_id=registry_id, timeout=timeout, headers=headers
             )
 
     def get_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> Snapshot:
@@ -1112,6 +1242,24 @@ class Sandbox(Managed[AsyncSandbox]):
         """Stop the sandbox: its processes end, its files stay."""
         with unframed:
             self._bridge.call(self._async.stop, headers=headers)
+
+    def capture_snapshot(
+        self,
+        name: str,
+        *,
+        tag: str | None = None,
+        run_config: RunConfig | Mapping[str, Any] | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of the sandbox's files and wait until it is ready; see `SandboxClient.capture_snapshot`.
+
+        A running sandbox stands still for a moment, and runs on.
+        """
+        with unframed:
+            return self._bridge.call(
+                lambda: self._async.capture_snapshot(name, tag=tag, run_config=run_config, timeout=timeout, headers=headers),
+            )
 
     def delete(self, *, headers: Mapping[str, str] | None = None) -> None:
         """Delete the sandbox and everything in it.
