@@ -269,9 +269,7 @@ class Generator:
     def method(self, owner: ast.ClassDef, node: Method) -> list[str]:
         """The twin of a method."""
         result, arguments = self.result(node), [f"self._async.{node.name}", *passed_on(node)]
-        plain = isinstance(result, ast.Name) and not result.id.startswith("Async")
-        unknown = plain and any("Any]" in ast.unparse(annotation) for _, annotation in annotated(node))
-        if node.args.kwarg or unknown:  # mypy cannot choose an overload of the bridge for arguments that may be any
+        if node.args.kwarg:  # mypy cannot choose an overload of the bridge for arguments that may be any
             arguments = [f"lambda: {arguments[0]}({', '.join(arguments[1:])})"]
         callbacks = [f'"{name}"' for name, annotation in annotated(node) if self.callback(annotation)]
         if owner.name in self.rules["clients"] and node.name == "aclose":
@@ -281,7 +279,8 @@ class Generator:
         elif isinstance(node, ast.FunctionDef) and "__aexit__" in methods(self.classes.get(name_of(result))):
             body = self.body("call_owning", arguments, result)
         else:
-            body = self.body("call", arguments, result)
+            any_argument = any("Any]" in ast.unparse(annotation) for _, annotation in annotated(node))
+            body = self.body("call", arguments, result, named=any_argument)
         if name := self.rule("properties", node.name):
             return self.function(name, ["self"], self.text(result), ast.get_docstring(node), body, "property")
         name = self.rule("renamed", node.name) or node.name
@@ -306,8 +305,11 @@ class Generator:
         lines += layout(4, f"def {name}", parameters, f" -> {returns}:" if body else f" -> {returns}: ...")
         return [*lines, *self.docstring(words, 8), *(body or [])]
 
-    def body(self, call: str, arguments: list[str], result: ast.expr) -> list[str]:
-        """Call the async object by way of the bridge, and turn what comes into twins."""
+    def body(self, call: str, arguments: list[str], result: ast.expr, *, named: bool = False) -> list[str]:
+        """Call the async object by way of the bridge, and turn what comes into twins.
+
+        `named`: an argument may be anything, so that mypy does not know what comes, and is told.
+        """
         self.base("unframed")
         own = sorted(names_in(result) & set(self.twins))
         value, wrap = "", ""
@@ -324,7 +326,7 @@ class Generator:
             else:
                 raise GenerationError(f"no rule for the result {ast.unparse(result)}")
         elif ast.unparse(result) != "None":
-            value = "return "
+            value, wrap = (f"answer: {self.text(result)} = ", "answer") if named else ("return ", "")
         lines = ["        with unframed:", *layout(12, f"{value}self._bridge.{call}", arguments)]
         return [*lines, f"            return {wrap}"] if wrap else lines
 

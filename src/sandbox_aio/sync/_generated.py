@@ -479,9 +479,19 @@ class SandboxClient(Root[AsyncSandboxClient]):
             ResourceTimeoutError: It was not ready in time, and may become ready yet.
         """
         with unframed:
-            return self._bridge.call(
-                lambda: self._async.create_snapshot(name, docker_image, fs_capacity_bytes, tag=tag, registry_id=registry_id, run_config=run_config, timeout=timeout, wait=wait, headers=headers),
+            answer: Snapshot = self._bridge.call(
+                self._async.create_snapshot,
+                name,
+                docker_image,
+                fs_capacity_bytes,
+                tag=tag,
+                registry_id=registry_id,
+                run_config=run_config,
+                timeout=timeout,
+                wait=wait,
+                headers=headers,
             )
+            return answer
 
     def capture_snapshot(
         self,
@@ -515,9 +525,18 @@ class SandboxClient(Root[AsyncSandboxClient]):
             ResourceTimeoutError: It was not ready in time, and may become ready yet.
         """
         with unframed:
-            return self._bridge.call(
-                lambda: self._async.capture_snapshot(sandbox_name, name, tag=tag, docker_image=docker_image, fs_capacity_bytes=fs_capacity_bytes, run_config=run_config, timeout=timeout, headers=headers),
+            answer: Snapshot = self._bridge.call(
+                self._async.capture_snapshot,
+                sandbox_name,
+                name,
+                tag=tag,
+                docker_image=docker_image,
+                fs_capacity_bytes=fs_capacity_bytes,
+                run_config=run_config,
+                timeout=timeout,
+                headers=headers,
             )
+            return answer
 
     def delete_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> None:
         """Delete a snapshot by its UUID, with all its tags; or by `name` or `name:tag`, that tag, and the snapshot with
@@ -1257,9 +1276,10 @@ class Sandbox(Managed[AsyncSandbox]):
         A running sandbox stands still for a moment, and runs on.
         """
         with unframed:
-            return self._bridge.call(
-                lambda: self._async.capture_snapshot(name, tag=tag, run_config=run_config, timeout=timeout, headers=headers),
+            answer: Snapshot = self._bridge.call(
+                self._async.capture_snapshot, name, tag=tag, run_config=run_config, timeout=timeout, headers=headers
             )
+            return answer
 
     def delete(self, *, headers: Mapping[str, str] | None = None) -> None:
         """Delete the sandbox and everything in it.
