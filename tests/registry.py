@@ -50,10 +50,17 @@ class Registry:
 
 
 @contextmanager
-def registry(folder: Path, *, users: bool = False, tls: tuple[Path, Path] | None = None) -> Iterator[Registry]:
+def registry(
+    folder: Path,
+    *,
+    users: bool = False,
+    tls: tuple[Path, Path] | None = None,
+    token: Mapping[str, str] | None = None,
+) -> Iterator[Registry]:
     """Run Debian's `docker-registry`, with its data in `folder`.
 
-    `users`: only `USER` with `PASSWORD` may use it. `tls`: a certificate and its key, PEM.
+    `users`: only `USER` with `PASSWORD` may use it. `tls`: a certificate and its key, PEM. `token`: its settings for
+    tokens: `realm`, `service`, `issuer`, `rootcertbundle`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -71,6 +78,8 @@ def registry(folder: Path, *, users: bool = False, tls: tuple[Path, Path] | None
     if users:
         (folder / "htpasswd").write_text(HTPASSWD)
         settings["auth"] = {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}}
+    if token is not None:
+        settings["auth"] = {"token": dict(token)}
     (folder / "config.yml").write_text(json.dumps(settings))  # which is YAML too
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log)

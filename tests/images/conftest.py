@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.images.pulling import Puller
 from tests.registry import Registry, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry that everybody may use, without TLS."""
     with registry(tmp_path_factory.mktemp("hub")) as running:
         yield running
+
+
+@pytest.fixture
+def puller(tmp_path: Path) -> Puller:
+    return Puller(tmp_path / "state")

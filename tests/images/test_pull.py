@@ -10,61 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox_aio.images.access import Credentials, RegistryAccess
-from sandbox_aio.images.download import BlobStore
 from sandbox_aio.images.errors import ImageError
-from sandbox_aio.images.layers import LayerStore
-from sandbox_aio.images.pull import pull
-from sandbox_aio.images.reference import ImageReference
-from sandbox_aio.images.unpack import UnpackLimits
-from tests.images.archives import listing
+from tests.images.pulling import Puller
 from tests.registry import PASSWORD, USER, make_image, registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sandbox_aio.images.pulled import Progress, PulledImage
     from tests.registry import Registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root]
-
-
-class Puller:
-    """A store and what goes with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = LayerStore(folder / "layers")
-        self.blobs = BlobStore(folder / "blobs")
-        self.store.open()
-        self.blobs.open()
-        self.progress: list[Progress] = []
-
-    async def pull(
-        self,
-        image: str,
-        *,
-        credentials: Credentials | None = None,
-        access: RegistryAccess | None = None,
-        room: int = 1 << 24,
-    ) -> PulledImage:
-        return await pull(
-            ImageReference.parse(image),
-            store=self.store,
-            blobs=self.blobs,
-            access=access or RegistryAccess(),
-            credentials=credentials,
-            limits=UnpackLimits(max_bytes=room),
-            pins=set(),
-            progress=self.progress.append,
-        )
-
-    def trees(self, image: PulledImage) -> list[dict[str, str]]:
-        """What each layer holds, the lowest first."""
-        return [listing(self.store.tree(id)) for id in reversed(image.layers)]
-
-
-@pytest.fixture
-def puller(tmp_path: Path) -> Puller:
-    return Puller(tmp_path / "state")
 
 
 def first(root: Path) -> None:
@@ -184,3 +139,15 @@ async def test_mirrors_are_asked_first_and_passed_over_when_they_fail(
     hub.push(layout, "library/mirrored")
     access = RegistryAccess(mirrors={"docker.io": ("http://127.0.0.1:1", f"http://{hub.host}/")})
     assert len((await puller.pull("mirrored", access=access)).layers) == 2
+
+
+async def test_a_store_opens_after_a_kill_at_any_point(hub: Registry, layout: Path, puller: Puller) -> None:
+    pulled = await puller.pull(hub.push(layout, "killed"))
+    folder = puller.store.directory
+    (folder / "draft-last-3").write_text("3")
+    (folder / "draft-0123/tree").mkdir(parents=True)
+    (folder / "trash-1-0123").symlink_to("2")
+    (folder / "9").mkdir()
+    reopened = Puller(folder.parent)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "last"]
+    assert reopened.trees(pulled) == puller.trees(pulled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import ssl
 from collections.abc import Mapping
@@ -55,8 +56,14 @@ class RegistryAccess:
         return loopback and self.ca_file is None
 
     def tls(self) -> ssl.SSLContext:
-        """What certificates are checked with. Raises OSError for a `ca_file` that cannot be read."""
-        context = ssl.create_default_context()
-        if self.ca_file is not None:
-            context.load_verify_locations(self.ca_file)
-        return context
+        """What certificates are checked with. The file is read once. Raises OSError for one that cannot be."""
+        return _context(self.ca_file)
+
+
+@functools.lru_cache(4)
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    """Kept, because the system's certificates take tens of milliseconds to read."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context

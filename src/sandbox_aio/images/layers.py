@@ -80,8 +80,10 @@ class LayerStore:
         for path in sorted(self.directory.iterdir()):
             if _NUMBER.fullmatch(path.name) and (info := _read(path)) is not None:
                 self._add(path.name, info)
-            elif path.name != "last":
+            elif path.is_dir() and not path.is_symlink():
                 remove_tree(str(path))
+            elif path.name != "last":
+                path.unlink()
         numbers = [int(id) for id in self._layers]
         try:
             numbers.append(int((self.directory / "last").read_text()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import posixpath
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -31,9 +32,13 @@ OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 ACCEPTED: Final = (OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST)
+OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+_CONFIGS: Final = (OCI_CONFIG, "application/vnd.docker.container.image.v1+json", "application/octet-stream")
 MAX_IMAGE_LAYERS: Final = 400
 """Layers of one image; what a sandbox can be stacked from leaves room for captures."""
 MAX_LAYER_BYTES: Final = 1 << 40
+MAX_NAMED: Final = 30
+"""Platforms that an error lists."""
 
 ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 """This machine's, as images call it."""
@@ -79,16 +84,21 @@ def parse_manifest(data: bytes, *, image: str) -> Manifest | list[tuple[str, Des
     Raises ImageError, of kind `ImagePull`.
     """
     document = _object(data, image, "manifest")
+    if "manifests" in document and ("layers" in document or "config" in document):
+        raise _error(image, "its manifest is an index and a manifest at once, which only a forgery is")
     if isinstance(document.get("manifests"), list):
         return [_platform(entry, image) for entry in document["manifests"]]
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise _error(image, "its manifest is of schema 1, which registries have given up; push it anew")
     if "config" not in document or not isinstance(document.get("layers"), list):
         raise _error(image, "its manifest has no config or no layers: it is no image to run")
+    config = _descriptor(document["config"], image)
+    if config.media_type and config.media_type not in _CONFIGS:
+        raise _error(image, f"it is no image to run, but something of type {config.media_type[:100]!r}")
     layers = tuple(_descriptor(layer, image) for layer in document["layers"])
     if len(layers) > MAX_IMAGE_LAYERS:
         raise _error(image, f"it has {len(layers)} layers, more than {MAX_IMAGE_LAYERS}; flatten it")
-    return Manifest(config=_descriptor(document["config"], image), layers=layers)
+    return Manifest(config=config, layers=layers)
 
 
 def choose_platform(manifests: list[tuple[str, Descriptor]], *, image: str) -> Descriptor:
@@ -97,7 +107,8 @@ def choose_platform(manifests: list[tuple[str, Descriptor]], *, image: str) -> D
     for name, descriptor in manifests:
         if name in (wanted, f"{wanted}/v8"):
             return descriptor
-    there = ", ".join(sorted({name for name, _ in manifests if not name.startswith("unknown")})) or "nothing"
+    names = sorted({name[:40] for name, _ in manifests if not name.startswith("unknown")})
+    there = ", ".join(names[:MAX_NAMED]) + (" and more" if len(names) > MAX_NAMED else "") or "nothing"
     raise ImageError(f"{image} is not built for {wanted}, but for {there}", kind="ImagePlatform")
 
 
@@ -120,7 +131,7 @@ def parse_config(data: bytes, *, image: str, layers: int) -> ImageConfig:
     return ImageConfig(
         architecture=architecture,
         user=_text(config.get("User")),
-        work_dir=work_dir if isinstance(work_dir, str) and work_dir.startswith("/") else None,
+        work_dir=posixpath.join("/", work_dir) if isinstance(work_dir, str) and work_dir else None,
         env_vars={name: value for name, equals, value in pairs if name and equals and "\0" not in name + value},
         diff_ids=diff_ids,
         entrypoint=_texts(config.get("Entrypoint")),

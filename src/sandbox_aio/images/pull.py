@@ -12,7 +12,7 @@ from .layers import LayerInfo
 from .manifest import Manifest, chain_ids, choose_platform, parse_config, parse_manifest
 from .pulled import Progress, PulledImage
 from .registry import Registry
-from .unpack import Unpacked, UnpackLimits, unpack_layer
+from .unpack import OVERHEAD, Unpacked, UnpackLimits, unpack_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,7 +95,9 @@ class _Pull:
         chains = chain_ids(config.diff_ids)
         missing = [layer for layer, chain in zip(manifest.layers, chains, strict=True) if not self._store.find(chain)]
         self._total = len(manifest.layers)
-        self._bytes_total = sum(layer.size for layer in missing)
+        self._bytes_total = sum({layer.digest: layer.size for layer in missing}.values())
+        if self._bytes_total > self._limits.max_bytes + OVERHEAD:  # Before it has filled the disk.
+            raise too_large(str(self._reference), self._limits)
         ids: list[str] = []
         size, notes = 0, list[str]()
         async with contextlib.AsyncExitStack() as stack:

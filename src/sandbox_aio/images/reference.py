@@ -38,8 +38,8 @@ class ImageReference:
             raise _error(text, f"{digest!r} is no digest: sha256: and 64 of 0-9 and a-f")
         first, slash, after = rest.partition("/")
         if slash and ("." in first or ":" in first or first == "localhost"):
-            registry, rest = first, after
-            if not _REGISTRY.fullmatch(registry):
+            registry, rest = first.lower(), after
+            if not _is_registry(registry):
                 raise _error(text, f"{registry!r} is not a host and a port")
         else:
             registry = DOCKER_HUB
@@ -50,7 +50,7 @@ class ImageReference:
             raise _error(text, f"the repository {rest!r} has capital letters")
         if not _REPOSITORY.fullmatch(rest) or len(rest) > MAX_REPOSITORY:
             raise _error(text, f"{rest!r} is no repository: names of a-z, 0-9, '.', '_' and '-', with '/' between them")
-        if registry in ("index.docker.io", "registry-1.docker.io"):
+        if registry in ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"):
             registry = DOCKER_HUB
         if registry == DOCKER_HUB and "/" not in rest:
             rest = f"library/{rest}"
@@ -69,6 +69,13 @@ class ImageReference:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.registry}/{self.repository}{tag}{digest}"
+
+
+def _is_registry(text: str) -> bool:
+    if not _REGISTRY.fullmatch(text) or ".." in text:
+        return False
+    port = text.rpartition(":")[2] if not text.endswith("]") else ""
+    return not (":" in text and port.isdigit()) or 0 < int(port) < 1 << 16
 
 
 def _error(text: str, reason: str) -> ImageError:

@@ -1,0 +1,293 @@
+"""Layers on their way: connections that break, servers that were killed, registries that lie."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from sandbox_aio.images.access import RegistryAccess
+from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.manifest import Descriptor
+from sandbox_aio.images.registry import Registry
+from tests.images.archives import file, layer
+from tests.images.pulling import Puller
+from tests.images.servers import Asked, Reply, Stock, digest_of, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+LARGE = random.Random(7).randbytes(1_500_000).hex()
+
+
+def stock(*names: str, content: str = LARGE) -> Stock:
+    """An image with one layer for each name, in which there is a file of that name."""
+    plain = [layer(file(name, name + content), compress=False) for name in names]
+    return Stock([(data, data) for data in plain])
+
+
+def changed(images: Stock, change: Callable[[Asked, Reply], Reply]) -> Callable[[Asked], Reply]:
+    """Answers as the stock's, of which those for layers are changed."""
+    config = digest_of(images.config)
+
+    def answer(asked: Asked) -> Reply:
+        reply = images.answer(asked)
+        return change(asked, reply) if "/blobs/" in asked.path and not asked.path.endswith(config) else reply
+
+    return answer
+
+
+async def refused(puller: Puller, answer: Callable[[Asked], Reply], reason: str, kind: str = "ImagePull") -> ImageError:
+    """Pull what cannot be had, and see that nothing is left of it but what a next try can use."""
+    async with serving(answer) as host:
+        with pytest.raises(ImageError, match=reason) as caught:
+            await puller.pull(f"{host}/a/b")
+    assert caught.value.kind == kind
+    assert puller.store.ids() == []
+    puller.blobs.sweep()
+    assert list(puller.blobs.directory.iterdir()) == []
+    return caught.value
+
+
+async def test_a_broken_connection_is_taken_up_where_it_broke(puller: Puller) -> None:
+    images = stock("a")
+    answer = changed(images, lambda asked, reply: attrs.evolve(reply, cut=1_100_000))
+    async with serving(answer) as host:
+        pulled = await puller.pull(f"{host}/a/b")
+    assert puller.trees(pulled) == [{"a": "a" + LARGE}]
+    offsets = [asked.offset for asked in images.requests("blobs")]
+    assert offsets == [0, 1_100_000, 2_200_000]
+    last = puller.progress[-1]
+    assert (last.bytes_done, last.layers_done) == (last.bytes_total, 1)
+
+
+async def test_a_registry_without_ranges_sends_it_again(puller: Puller) -> None:
+    images = stock("a")
+    cuts = iter((1_000_000, 2_000_000))
+    body = images.blobs[str(images.document["layers"][0]["digest"])]
+    answer = changed(images, lambda asked, reply: Reply(body=body, cut=next(cuts, None)))
+    async with serving(answer) as host:
+        assert puller.trees(await puller.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
+    last = puller.progress[-1]
+    assert last.bytes_done == last.bytes_total
+
+
+async def test_a_range_that_is_not_the_one_asked_for_is_not_used(puller: Puller) -> None:
+    images = stock("a")
+    wrong = iter(({"content-range": "bytes 0-9/10"}, {"content-range": "bytes 5-9/10"}, {"content-range": "nonsense"}))
+    cut = iter((1_000_000,) * 4)
+
+    def change(asked: Asked, reply: Reply) -> Reply:
+        if reply.status == 206 and (headers := next(wrong, None)):
+            return attrs.evolve(reply, headers=headers)
+        return attrs.evolve(reply, cut=next(cut, None))
+
+    async with serving(changed(images, change)) as host:
+        assert puller.trees(await puller.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
+
+
+async def test_a_killed_server_leaves_what_the_next_one_takes_up(tmp_path: Path, puller: Puller) -> None:
+    images = stock("a")
+    end = asyncio.Event()
+
+    def stall(asked: Asked, reply: Reply) -> Reply:
+        return attrs.evolve(reply, cut=2_500_000, pause=end)
+
+    async with serving(changed(images, stall)) as host:
+        task = asyncio.create_task(puller.pull(f"{host}/a/b"))
+        while not puller.progress or puller.progress[-1].bytes_done < 2 << 20:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    (part,) = puller.blobs.directory.iterdir()
+    have = part.stat().st_size
+    assert part.suffix == ".part"
+    assert 2 << 20 <= have <= 2_500_000
+    images.asked.clear()
+    successor = Puller(tmp_path / "state")
+    async with serving(images.answer) as host:
+        assert successor.trees(await successor.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
+    assert [asked.offset for asked in images.requests("blobs")] == [have]
+    assert successor.progress[-1].bytes_done == successor.progress[-1].bytes_total
+
+
+@pytest.mark.parametrize("state", ["part", "whole", "too long"])
+async def test_what_a_crash_has_damaged_is_downloaded_again(tmp_path: Path, puller: Puller, state: str) -> None:
+    images = stock("a")
+    name = str(images.document["layers"][0]["digest"]).replace(":", "-")
+    size = {"part": 1_000_000, "whole": images.document["layers"][0]["size"], "too long": 4_000_000}[state]
+    (puller.blobs.directory / (name if state == "whole" else f"{name}.part")).write_bytes(bytes(size))
+    puller.blobs.open()
+    async with serving(images.answer) as host:
+        assert puller.trees(await puller.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
+    assert list(puller.blobs.directory.iterdir()) == []
+
+
+async def test_one_download_is_shared_and_all_see_its_progress(tmp_path: Path, puller: Puller) -> None:
+    images = stock("a", "b")
+    others = [Puller(tmp_path / str(number)) for number in range(3)]
+    for other in others:
+        other.blobs = puller.blobs  # The blobs are shared, and the layers are not.
+    async with serving(images.answer) as host:
+        await asyncio.gather(*(one.pull(f"{host}/a/b") for one in (puller, *others)))
+    assert len(images.requests("blobs")) == 2
+    for one in (puller, *others):
+        assert one.progress[-1].bytes_done == one.progress[-1].bytes_total > 6_000_000
+        assert len(one.store.ids()) == 2
+
+
+async def test_another_one_downloads_when_the_first_gives_up(tmp_path: Path, puller: Puller) -> None:
+    images = stock("a")
+    end = asyncio.Event()
+    replies = iter((500_000,))
+
+    def change(asked: Asked, reply: Reply) -> Reply:
+        cut = next(replies, None)
+        return attrs.evolve(reply, cut=cut, pause=None if cut is None else end)
+
+    other = Puller(tmp_path / "other")
+    other.blobs = puller.blobs
+    async with serving(changed(images, change)) as host:
+        first = asyncio.create_task(puller.pull(f"{host}/a/b"))
+        while not images.requests("blobs"):
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(other.pull(f"{host}/a/b"))
+        while len(images.requests("manifests")) < 2:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        assert other.trees(await second) == [{"a": "a" + LARGE}]
+        await asyncio.gather(first, return_exceptions=True)
+    last = other.progress[-1]
+    assert last.bytes_done == last.bytes_total
+
+
+async def test_at_most_four_layers_are_on_their_way_at_once(puller: Puller) -> None:
+    images = stock(*"abcdefgh", content="x")
+    config = digest_of(images.config)
+    now, most, enough = 0, 0, asyncio.Event()
+
+    async def answer(asked: Asked) -> Reply:
+        nonlocal now, most
+        reply = images.answer(asked)
+        if "/blobs/" in asked.path and not asked.path.endswith(config):
+            now += 1
+            most = max(most, now)
+            if now == 4:
+                enough.set()
+            await enough.wait()
+            now -= 1
+        return reply
+
+    async with serving(answer) as host:
+        assert len((await puller.pull(f"{host}/a/b")).layers) == 8
+    assert most == 4
+
+
+async def test_the_same_layer_twice_is_downloaded_once(puller: Puller) -> None:
+    images = stock("a", "a")
+    async with serving(images.answer) as host:
+        assert len((await puller.pull(f"{host}/a/b")).layers) == 2
+    assert len(images.requests("blobs")) == 1
+    assert puller.progress[-1].bytes_done == puller.progress[-1].bytes_total
+
+
+# Registries that lie.
+
+
+async def test_a_layer_of_another_digest_is_refused(puller: Puller) -> None:
+    answer = changed(stock("a"), lambda asked, reply: attrs.evolve(reply, body=bytes(len(reply.body))))
+    await refused(puller, answer, "is not what its digest says")
+
+
+async def test_a_layer_that_unpacks_to_another_digest_is_refused(puller: Puller) -> None:
+    plain = layer(file("a"), compress=False)
+    images = Stock([(plain, plain + b"\0" * 512)])
+    await refused(puller, images.answer, "unpacks to sha256:", "ImageUnpack")
+
+
+async def test_a_layer_that_is_longer_than_the_manifest_says_is_refused(puller: Puller) -> None:
+    images = stock("a")
+    images.document["layers"][0]["size"] -= 1
+    await refused(puller, images.answer, "longer than the")
+
+
+async def test_a_layer_that_is_shorter_than_the_manifest_says_is_refused(puller: Puller) -> None:
+    images = stock("a")
+    images.document["layers"][0]["size"] += 1
+    await refused(puller, images.answer, r"has 3,\d+,\d+ bytes, and the manifest says 3,")
+
+
+async def test_a_size_is_not_believed_because_the_blob_is_there(puller: Puller) -> None:
+    images = stock("a")
+    entry = images.document["layers"][0]
+    honest = Descriptor(digest=entry["digest"], size=entry["size"])
+    async with serving(images.answer) as host, Registry(host, RegistryAccess()) as registry:
+        async with puller.blobs.hold(registry, "a/b", honest, lambda size: None):
+            with pytest.raises(ImageError, match="and the manifest says"):
+                async with puller.blobs.hold(registry, "c/d", attrs.evolve(honest, size=7), lambda size: None):
+                    pass
+        assert list(puller.blobs.directory.iterdir()) == []
+
+
+async def test_a_layer_that_never_gets_on_is_given_up(puller: Puller) -> None:
+    images = stock("a")
+    await refused(puller, changed(images, lambda asked, reply: attrs.evolve(reply, cut=10)), "breaks off after 50 of")
+    assert len(images.requests("blobs")) == 5
+
+
+async def test_an_image_that_cannot_fit_is_refused_before_it_is_downloaded(puller: Puller) -> None:
+    images = stock("a")
+    images.document["layers"][0]["size"] = 1 << 38
+    await refused(puller, images.answer, "raise fs_capacity_bytes", "ImageTooLarge")
+    assert images.requests("blobs") == []
+
+
+async def test_an_empty_layer_is_no_layer(puller: Puller) -> None:
+    await refused(puller, Stock([(b"", b"")]).answer, "no tar archive|ends", "ImageUnpack")
+
+
+@pytest.mark.parametrize("content_encoding", ["gzip", "br"])
+async def test_nothing_is_decoded_on_the_way(puller: Puller, content_encoding: str) -> None:
+    images = stock("a")
+
+    def answer(asked: Asked) -> Reply:
+        assert asked.headers["accept-encoding"] == "identity"
+        return attrs.evolve(images.answer(asked), headers={"content-encoding": content_encoding})
+
+    async with serving(answer) as host:
+        assert len((await puller.pull(f"{host}/a/b")).layers) == 1
+
+
+async def test_a_mirror_that_lies_is_forsaken(puller: Puller) -> None:
+    images = stock("a")
+    liar = changed(stock("a"), lambda asked, reply: attrs.evolve(reply, body=bytes(len(reply.body))))
+    async with serving(liar) as mirror, serving(images.answer) as own:
+        access = RegistryAccess(mirrors={own: (f"http://{mirror}",)})
+        assert puller.trees(await puller.pull(f"{own}/a/b", access=access)) == [{"a": "a" + LARGE}]
+    assert len(images.requests("blobs")) == 1
+    assert puller.progress[-1].bytes_done == puller.progress[-1].bytes_total
+
+
+async def test_cancelling_at_any_instant_never_writes_into_another_file(tmp_path: Path, puller: Puller) -> None:
+    images = stock("a")
+    bystander = tmp_path / "bystander"
+    async with serving(images.answer) as host:
+        for step in range(40):
+            task = asyncio.create_task(puller.pull(f"{host}/a/b"))
+            while not task.done() and len(puller.progress) < 2 + step % 5:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            puller.progress.clear()
+            # The next file gets the number that the download's had.
+            descriptor = os.open(bystander, os.O_RDWR | os.O_CREAT)
+            await asyncio.to_thread(os.fsync, descriptor)
+            assert os.fstat(descriptor).st_size == 0
+            os.close(descriptor)
