@@ -11,6 +11,7 @@ import pytest
 
 from sandbox_aio.images.access import Credentials, RegistryAccess
 from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.layers import LayerInfo
 from tests.images.pulling import Puller
 from tests.registry import PASSWORD, USER, make_image, registry
 
@@ -101,6 +102,21 @@ async def test_one_that_is_cancelled_leaves_the_others_alone(hub: Registry, layo
             puller.store.discard(id)
         await puller.store.aclose()
     assert sorted(path.name for path in puller.store.directory.iterdir()) == ["last"]
+
+
+async def test_a_layer_that_is_whole_is_known_even_if_its_maker_is_cancelled(puller: Puller) -> None:
+    for step in range(12):
+
+        async def make(draft: Path) -> LayerInfo:
+            return LayerInfo(size_bytes=0, entries=0)
+
+        task = asyncio.create_task(puller.store.add(make, set()))
+        for _ in range(step):
+            await asyncio.sleep(0.0005)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        on_disk = {path.name for path in puller.store.directory.iterdir()} - {"last"}
+        assert on_disk == set(puller.store.ids())
 
 
 async def test_a_registry_that_knows_its_users(tmp_path: Path, layout: Path, puller: Puller) -> None:

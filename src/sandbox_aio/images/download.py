@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
+from ..removal import remove_tree
 from ..shielding import shielded
 from .answers import raw_body
 from .errors import ImageError
@@ -37,7 +38,7 @@ _RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)", re.ASCI
 
 
 class BlobStore:
-    """The blobs of one directory. One process at a time uses it, in one event loop.
+    """The blobs of one directory. One process at a time uses it, in one event loop; its pushes pack in it.
 
     Who needs a blob holds it; when nobody does any more it is removed. What was half downloaded stays for the next try,
     also of a later server, until `sweep`.
@@ -55,12 +56,16 @@ class BlobStore:
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in list(self.directory.iterdir()):
-            if path.suffix != ".part":
+            if path.is_dir():  # what a push had packed
+                remove_tree(str(path))
+            elif path.suffix != ".part":
                 path.rename(path.with_name(f"{path.name}.part"))
 
     def sweep(self) -> None:
         """Remove what nobody holds, half downloaded or whole."""
         for path in self.directory.iterdir():
+            if path.is_dir():
+                continue
             if (digest := path.name.partition(".")[0].replace("-", ":")) not in self._holders:
                 self._whole.pop(digest, None)
                 path.unlink()

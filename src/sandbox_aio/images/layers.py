@@ -154,20 +154,27 @@ class LayerStore:
             await asyncio.wait([task])  # If it fails, or its maker is cancelled, this caller makes it instead.
 
     async def add(self, make: MakeLayer, pins: set[str]) -> str:
-        """Have a layer made, put its id into `pins`, and return it. Cancellation: nothing is left of it."""
+        """Have a layer made, put its id into `pins`, and return it.
+
+        Cancellation: nothing is left of it, unless it was whole already: then the store has it.
+        """
         draft = self.directory / f"draft-{secrets.token_hex(8)}"
         try:
             await asyncio.to_thread(self._begin, draft)
             info = await make(draft)
             self._last += 1
             id = str(self._last)
-            await shielded(asyncio.to_thread(self._publish, draft, info, id))
-            pins.add(id)
-            self._add(id, info)
+            await shielded(self._finish(draft, info, id, pins))
             return id
         except BaseException:
             await asyncio.shield(asyncio.to_thread(remove_tree, str(draft)))
             raise
+
+    async def _finish(self, draft: Path, info: LayerInfo, id: str, pins: set[str]) -> None:
+        """Publish a layer, and know of it: one must not happen without the other."""
+        await asyncio.to_thread(self._publish, draft, info, id)
+        pins.add(id)
+        self._add(id, info)
 
     def _begin(self, draft: Path) -> None:
         (draft / "tree").mkdir(parents=True)

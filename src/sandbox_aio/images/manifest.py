@@ -25,6 +25,7 @@ __all__ = [
     "choose_platform",
     "parse_config",
     "parse_manifest",
+    "write_config",
 ]
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -139,6 +140,27 @@ def parse_config(data: bytes, *, image: str, layers: int) -> ImageConfig:
         exposed_ports=tuple(str(port) for port in _mapping(config.get("ExposedPorts"))),
         labels={name: str(value) for name, value in _mapping(config.get("Labels")).items()},
     )
+
+
+def write_config(config: ImageConfig) -> bytes:
+    """A configuration as it goes to a registry. Equal ones give equal bytes: there is no time in it."""
+    run: dict[str, Any] = {
+        "User": config.user,
+        "ExposedPorts": {port: {} for port in config.exposed_ports},
+        "Env": [f"{name}={value}" for name, value in config.env_vars.items()],
+        "Entrypoint": list(config.entrypoint),
+        "Cmd": list(config.cmd),
+        "WorkingDir": config.work_dir,
+        "Labels": dict(config.labels),
+    }
+    document = {
+        "architecture": config.architecture,
+        "os": "linux",
+        "config": {name: value for name, value in run.items() if value},
+        "rootfs": {"type": "layers", "diff_ids": list(config.diff_ids)},
+        "history": [{"created_by": "sandbox-aio"} for _ in config.diff_ids],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def chain_ids(diff_ids: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..shielding import shielded
 from .errors import ImageError
+from .known_blobs import KnownBlob, remember
 from .layers import LayerInfo
 from .manifest import Manifest, chain_ids, choose_platform, parse_config, parse_manifest
 from .pulled import Progress, PulledImage
@@ -82,6 +83,7 @@ class _Pull:
     ) -> None:
         self._registry = registry
         self._reference = reference
+        self._place = f"{reference.registry}/{reference.repository}"
         self._store = store
         self._blobs = blobs
         self._limits = limits
@@ -147,6 +149,8 @@ class _Pull:
             unpacked = await unpack_file(path, draft, lowers, limits=limits, owner=self._store.owner, name=name)
             if unpacked.diff_id != diff_id:
                 raise ImageError(f"{name} unpacks to {unpacked.diff_id}, and should to {diff_id}", kind="ImageUnpack")
+            if (blob := KnownBlob.of(layer, diff_id, self._place)) is not None:
+                await shielded(asyncio.to_thread(remember, draft, blob))
             return LayerInfo(
                 chain_id=chain,
                 diff_id=diff_id,

@@ -26,13 +26,15 @@ class PulledImage:
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How far a pull is."""
+    """How far a pull or a push is."""
 
     layers_done: int
     layers_total: int
     bytes_done: int
     bytes_total: int
+    """As far as it is known by now."""
+    doing: str = "pulling"
 
     def __str__(self) -> str:
         done, total = self.bytes_done / 1e6, self.bytes_total / 1e6
-        return f"pulling: {self.layers_done} of {self.layers_total} layers, {done:.1f} of {total:.1f} MB"
+        return f"{self.doing}: {self.layers_done} of {self.layers_total} layers, {done:.1f} of {total:.1f} MB"

@@ -66,6 +66,8 @@ class Request:
     accepted: tuple[int, ...] = ()
     """Answers that are an answer too, beside those of success."""
     tries: int = TRIES
+    silence: float = SILENCE
+    """Seconds in which something must be sent, or be taken."""
 
 
 class Registry:
@@ -238,11 +240,12 @@ class Registry:
     async def _follow(self, base: str, request: Request, known: Mapping[str, str]) -> httpx.Response:
         start = url = _url(base, request.target)
         method, content = request.method, request.content
+        timeout = httpx.Timeout(request.silence, connect=CONNECT, pool=None)
         for _ in range(MAX_REDIRECTS + 1):
             headers = {**request.headers, **known} if _origin(url) == _origin(base) else request.headers
             body = content() if content is not None else None
             response = await self._client.send(
-                self._client.build_request(method, url, headers=headers, content=body), stream=True
+                self._client.build_request(method, url, headers=headers, content=body, timeout=timeout), stream=True
             )
             if response.status_code not in _REDIRECTS or "location" not in response.headers:
                 return response
