@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox_aio.runtimes.base import RuntimeFailure
+from sandbox_aio.runtimes.base import MAX_LAYERS, RuntimeFailure
 from sandbox_aio.runtimes.namespaces import HOST_SNAPSHOT_ID
-from sandbox_aio.runtimes.namespaces.file_systems import MAX_LAYERS
 from sandbox_aio.runtimes.namespaces.syscalls import new_mount
 from tests.runtimes.machine import Machine, machine
 from tests.runtimes.roots import lay_layer, small_root

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EGRESS_PORT",
+    "MAX_LAYERS",
     "Capabilities",
     "Captured",
     "DaemonAddress",
@@ -34,6 +35,9 @@ __all__ = [
 
 EGRESS_PORT: Final = 17_128
 """Where programs in a sandbox find the server's proxy, at 127.0.0.1. Below the ephemeral ports; IANA gave it nobody."""
+
+MAX_LAYERS: Final = 490
+"""Of one sandbox; the kernel stacks at most 500, and the base takes some of them."""
 
 
 @attrs.frozen(kw_only=True)

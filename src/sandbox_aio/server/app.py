@@ -99,7 +99,7 @@ class ControlPlane:
     async def create_sandbox(self, request: Request) -> Response:
         wanted, fingerprint = parse_create(await request.body(), key=_presented_key(request))
         origin = self._origin(request)
-        snapshot = await self._snapshots.find(wanted.snapshot_reference)
+        snapshot = await self._snapshots.index.find(wanted.snapshot_reference)
         if snapshot is None:
             raise ApiError(400, "SnapshotNotFound", f"there is no snapshot {wanted.snapshot_reference!r}")
         sandbox = self._registry.create(wanted.resolve(snapshot, fingerprint))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .snapshot import Snapshot
 
-__all__ = ["CreateRequest", "check_fields", "parse_create", "structure_body"]
+__all__ = ["CreateRequest", "check_fields", "check_labels", "parse_create", "structure_body"]
 
 T = TypeVar("T")
 
@@ -240,7 +240,12 @@ def _one_snapshot(request: CreateRequest) -> str | None:
 
 
 def _labels(request: CreateRequest) -> str | None:
-    labels = request.labels or {}
+    return check_labels(request.labels)
+
+
+def check_labels(labels: Mapping[str, str] | None) -> str | None:
+    """What is wrong with labels, or None."""
+    labels = labels or {}
     if len(labels) > MAX_LABELS:
         return f"has more than {MAX_LABELS} entries"
     for key, value in labels.items():

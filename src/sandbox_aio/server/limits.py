@@ -24,6 +24,7 @@ __all__ = [
     "PORT_PATIENCE",
     "READ_BUFFER",
     "SERVICE_BODY_TIMEOUT",
+    "STREAM_SILENCE",
     "WRITE_BUFFER",
 ]
 
@@ -56,6 +57,9 @@ IDLE_TIMEOUT: Final = 120.0
 
 BODY_TIMEOUT: Final = 30.0
 """Seconds in which the body of a control-plane request comes."""
+
+STREAM_SILENCE: Final = 60.0
+"""Seconds between two pieces of the body of a request that is read as it comes."""
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds in which a daemon accepts a connection."""

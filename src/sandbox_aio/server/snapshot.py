@@ -1,8 +1,8 @@
 """A snapshot as the server knows it. Wire protocol, section 1.10.
 
 create -> building -> ready
-             |
-             +-> failed         any -> deleting -> gone
+             |          |
+             +-> failed +-> failed (its layers are gone)        any -> deleting -> gone
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import enum
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -20,7 +21,7 @@ from .sandbox import RunConfig
 if TYPE_CHECKING:
     from sandbox_aio.runtimes.base import SnapshotInfo
 
-__all__ = ["Origin", "Snapshot", "SnapshotStatus", "snapshot_of_base"]
+__all__ = ["TRANSITIONS", "Event", "Origin", "Snapshot", "SnapshotStatus", "snapshot_of_base"]
 
 
 class SnapshotStatus(enum.StrEnum):
@@ -30,6 +31,33 @@ class SnapshotStatus(enum.StrEnum):
     READY = "ready"
     FAILED = "failed"
     DELETING = "deleting"
+
+
+class Event(enum.Enum):
+    """What happens to a snapshot."""
+
+    BUILT = enum.auto()
+    BROKE = enum.auto()
+    """It could not be made, or what it is made of is gone."""
+    DELETE = enum.auto()
+
+
+TRANSITIONS: Final[Mapping[SnapshotStatus, Mapping[Event, SnapshotStatus]]] = MappingProxyType(
+    {
+        SnapshotStatus.BUILDING: {
+            Event.BUILT: SnapshotStatus.READY,
+            Event.BROKE: SnapshotStatus.FAILED,
+            Event.DELETE: SnapshotStatus.DELETING,
+        },
+        SnapshotStatus.READY: {
+            Event.BROKE: SnapshotStatus.FAILED,
+            Event.DELETE: SnapshotStatus.DELETING,
+        },
+        SnapshotStatus.FAILED: {Event.DELETE: SnapshotStatus.DELETING},
+        SnapshotStatus.DELETING: {Event.DELETE: SnapshotStatus.DELETING},
+    }
+)
+"""Every legal change. What is not here does not happen."""
 
 
 class Origin(enum.StrEnum):
@@ -71,6 +99,11 @@ class Snapshot:
     """Topmost first."""
     created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
     updated_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
+
+    def after(self, event: Event, **members: Any) -> Snapshot | None:
+        """The record after an event, with these members changed too; None if that event is not legal now."""
+        status = TRANSITIONS[self.status].get(event)
+        return None if status is None else self.changed(status=status, **members)
 
     def changed(self, **members: Any) -> Snapshot:
         """Another version, from now."""

@@ -13,7 +13,7 @@ import attrs
 from sandbox_aio.images.errors import ImageError
 from sandbox_aio.images.reference import ImageReference
 
-from .creation import RunConfigBody, check_fields, structure_body
+from .creation import RunConfigBody, check_fields, check_labels, structure_body
 from .errors import ApiError, Detail, InvalidFieldsError
 from .sandbox import RunConfig
 
@@ -35,6 +35,8 @@ __all__ = [
 
 MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 1024
+PARTS: Final = frozenset(("all", "mounts", "proxy_config", "env_vars", "resources", "lifecycle", "labels"))
+"""What a capture may be asked to hold beside files."""
 RESERVED: Final = "system/"
 NAME: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*")
 TAG: Final = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
@@ -115,7 +117,7 @@ def parse_create_snapshot(body: bytes) -> CreateSnapshotRequest:
 def parse_capture(body: bytes) -> CaptureRequest:
     """Raises ApiError 400 for what is not a JSON object, 501 for what this server does not do, InvalidFieldsError."""
     _, request = structure_body(body, CaptureRequest)
-    check_fields(request, _COMMON)
+    check_fields(request, (*_COMMON, ("include", lambda request: _include(request.include))))
     _refuse_reserved(request.name)
     not_offered = {
         "docker_image": "exports no image of a Docker engine in the sandbox",
@@ -126,9 +128,8 @@ def parse_capture(body: bytes) -> CaptureRequest:
     for member, reason in not_offered.items():
         if getattr(request, member) not in (None, False):
             raise ApiError(501, "NotImplemented", f"{member}: this server {reason}")
-    unknown = set(request.include or ()) - {"labels"}
-    if unknown:
-        names = ", ".join(sorted(unknown))
+    if others := set(request.include or ()) - {"labels"}:
+        names = ", ".join(sorted(others))
         raise ApiError(501, "NotImplemented", f"include: a capture holds files, and may hold labels, but not {names}")
     return request
 
@@ -200,6 +201,10 @@ def _capacity(request: Any) -> str | None:
     return None if capacity is None or capacity >= 1 else "must be at least 1 byte"
 
 
+def _include(parts: Sequence[str] | None) -> str | None:
+    return None if set(parts or ()) <= PARTS else f"must be some of {', '.join(sorted(PARTS))}"
+
+
 def _description(request: Any) -> str | None:
     text = request.description
     return None if text is None or len(text) <= MAX_DESCRIPTION else f"must be at most {MAX_DESCRIPTION} characters"
@@ -223,5 +228,6 @@ _COMMON: Final[Sequence[tuple[str, Callable[[Any], str | None]]]] = (
     ("tag", lambda request: _tag(request.tag)),
     ("fs_capacity_bytes", _capacity),
     ("description", _description),
+    ("labels", lambda request: check_labels(request.labels)),
     ("run_config", _run_config),
 )

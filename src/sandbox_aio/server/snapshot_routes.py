@@ -38,6 +38,7 @@ class SnapshotRoutes:
 
     def __init__(self, snapshots: SnapshotRegistry, sandboxes: SandboxRegistry) -> None:
         self._snapshots = snapshots
+        self._index = snapshots.index
         self._sandboxes = sandboxes
         self.routes: list[Route] = [
             Route("/snapshots", self.create, methods=["POST"]),
@@ -64,21 +65,25 @@ class SnapshotRoutes:
         key, descending = _order(asked)
         if "status" in asked and asked["status"] not in tuple(SnapshotStatus):
             raise ApiError(400, "InvalidRequest", f"status must be one of {', '.join(SnapshotStatus)}")
+        if asked.get("created_by", "me") != "me":
+            raise ApiError(400, "InvalidRequest", "created_by must be me")
         labels = values(request, "label")
-        chosen = [one for one in await self._snapshots.all() if _matches(one, asked, labels)]
+        await self._index.committed()  # What is shown as ready stays so.
+        chosen = [one for one in await self._index.all() if _matches(one, asked, labels)]
         page = paginate(chosen, asked, key=key, descending=descending)
-        objects = [views.snapshot(one, self._snapshots.tags(one)) for one in page.items]
+        objects = [views.snapshot(one, self._index.tags(one)) for one in page.items]
         return JSONResponse(
             {"snapshots": objects, "items": objects, "next_cursor": page.next_cursor, "offset": page.next_offset}
         )
 
     async def get(self, request: Request) -> Response:
-        snapshot = await self._snapshots.get(parameter(request, "reference"))
-        return JSONResponse(views.snapshot(snapshot, self._snapshots.tags(snapshot)))
+        snapshot = await self._index.get(parameter(request, "reference"))
+        await self._index.committed()
+        return JSONResponse(views.snapshot(snapshot, self._index.tags(snapshot)))
 
     async def delete(self, request: Request) -> Response:
         await self._snapshots.delete(parameter(request, "reference"))
-        await self._snapshots.committed()
+        await self._index.committed()
         return Response(status_code=204)
 
     async def tag(self, request: Request) -> Response:
@@ -91,12 +96,12 @@ class SnapshotRoutes:
         name = parameter(request, "name")
         if ":" in name:
             raise ApiError(400, "InvalidRequest", f"{name!r} has a tag; give the name alone")
-        found = [{"tag": tag, "snapshot_id": id} for tag, id in await self._snapshots.tags_of(name)]
+        found = [{"tag": tag, "snapshot_id": id} for tag, id in await self._index.tags_of(name)]
         return JSONResponse({"name": name, "tags": found})
 
     async def _answer(self, snapshot: Snapshot, status: int) -> Response:
-        await self._snapshots.committed()
-        return JSONResponse(views.snapshot(snapshot, self._snapshots.tags(snapshot)), status_code=status)
+        await self._index.committed()
+        return JSONResponse(views.snapshot(snapshot, self._index.tags(snapshot)), status_code=status)
 
 
 def _matches(snapshot: Snapshot, asked: dict[str, str], labels: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The life of the snapshots: how they are made, named, found and removed, and which layers are still needed.
+"""The life of the snapshots: how they are made and removed, and which layers are still needed.
 
 A layer lies in the store before a record refers to it, and a record is committed before an answer promises it. What no
 snapshot, no sandbox and no running job refers to is removed, also at the next start: so a server that is killed at any
@@ -18,12 +18,15 @@ from sandbox_aio.images.layers import LayerInfo
 from sandbox_aio.images.pull import pull
 from sandbox_aio.images.reference import ImageReference
 from sandbox_aio.images.unpack import UnpackLimits
-from sandbox_aio.runtimes.base import Runtime, RuntimeFailure
+from sandbox_aio.runtimes.base import MAX_LAYERS, Runtime, RuntimeFailure
+from sandbox_aio.shielding import shielded
 
+from .database import StoreError
 from .errors import ApiError
 from .sandbox import RunConfig, Sandbox, Status
-from .snapshot import Origin, Snapshot, SnapshotStatus, snapshot_of_base
-from .snapshot_requests import split_reference, to_run_config
+from .snapshot import Event, Origin, Snapshot, SnapshotStatus
+from .snapshot_index import SnapshotIndex
+from .snapshot_requests import to_run_config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from sandbox_aio.images.layers import LayerStore
     from sandbox_aio.images.pulled import PulledImage
 
-    from .database import Database, Statement
+    from .database import Database
     from .sandboxes import SandboxRegistry
     from .snapshot_requests import CaptureRequest, CreateSnapshotRequest
 
@@ -46,12 +49,14 @@ EARLY: Final = 1.0
 """Seconds that the answer to a create or a capture waits, so that a client need not ask again for what is quick."""
 MAX_PULLS: Final = 4
 """Images that are pulled or imported at once; the others wait."""
+MAX_JOBS: Final = 256
+"""Snapshots that are being made or wait for it."""
 
 
 class SnapshotRegistry:
-    """All snapshots of one server. `reference` is a UUID, `name:tag` or `name` everywhere.
+    """All snapshots of one server; `index` finds them.
 
-    `credentials` finds those of a registry by its id, for an image; it raises ApiError for an unknown one.
+    `credentials` finds those of a registry by its id, for the host of an image; it raises ApiError.
     """
 
     def __init__(
@@ -61,110 +66,58 @@ class SnapshotRegistry:
         access: RegistryAccess,
         credentials: Callable[[str, str], Credentials | None],
     ) -> None:
-        self._runtime = runtime
         self._sandboxes = sandboxes
         self._access = access
         self._credentials = credentials
-        self._snapshots: dict[str, Snapshot] = {}
-        self._tags: dict[tuple[str, str], str] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._pins: dict[str, set[str]] = {}
         self._slots = asyncio.Semaphore(MAX_PULLS)
+        self._changed = False
+        self._collecting: asyncio.Task[None] | None = None
+        self._closing = False
+        self.index: SnapshotIndex = SnapshotIndex(runtime)
         self.layers: LayerStore
         self.blobs: BlobStore
-        self._database: Database
 
     async def open(self, database: Database, layers: LayerStore, blobs: BlobStore) -> None:
-        """Learn what there is; begin anew with images that were being pulled, and give up what cannot be begun anew."""
-        self._database, self.layers, self.blobs = database, layers, blobs
-        for (text,) in await database.read("SELECT record FROM snapshots"):
-            snapshot = Snapshot.from_json(text)
-            self._snapshots[snapshot.id] = snapshot
-        for name, tag, id in await database.read("SELECT name, tag, snapshot_id FROM tags"):
-            if id in self._snapshots:
-                self._tags[name, tag] = id
+        """Learn what there is; begin anew with images that were being pulled, and give up what cannot be begun anew.
+
+        The sandboxes are known by now: what they are made from is kept.
+        """
+        self.layers, self.blobs = layers, blobs
+        await self.index.open(database)
         known = set(layers.ids())
-        for snapshot in list(self._snapshots.values()):
+        for snapshot in self.index:
             if snapshot.status is SnapshotStatus.DELETING:
-                self._forget(snapshot)
+                self.index.forget(snapshot)
             elif snapshot.status is SnapshotStatus.READY and not known.issuperset(snapshot.layers):
-                self._fail(snapshot.id, "some of its layers are gone from the server's disk")
+                self._fail(snapshot.id, "some of its layers are gone from the server's disk; make it anew")
+            elif snapshot.status is SnapshotStatus.BUILDING and snapshot.origin is Origin.IMAGE:
+                self._begin(snapshot.id, self._pull(snapshot))
             elif snapshot.status is SnapshotStatus.BUILDING:
-                self._resume(snapshot)
-        self.collect()
-        if not self._jobs:
+                self._fail(snapshot.id, f"the server ended before the {snapshot.origin} was done; do it again")
+        if not self._jobs:  # Else when they are done: they find what they had downloaded and unpacked.
+            self.collect()
             blobs.sweep()
 
-    def _resume(self, snapshot: Snapshot) -> None:
-        if snapshot.origin is Origin.IMAGE:
-            self._begin(snapshot.id, self._pull(snapshot))
-        else:
-            self._fail(snapshot.id, f"the server ended before the {snapshot.origin} was done; do it again")
-
     async def aclose(self) -> None:
-        """End what is under way; a server that keeps its state begins anew with it."""
+        """End what is under way; a server that keeps its state goes on with it when it starts again."""
+        self._closing = True
         for task in self._jobs.values():
             task.cancel()
         await asyncio.gather(*self._jobs.values(), return_exceptions=True)
+        if self._collecting is not None:
+            await self._collecting
         await self.layers.aclose()
-
-    # Finding.
-
-    async def all(self) -> list[Snapshot]:
-        """All snapshots, those of the runtime too, in no order."""
-        return [*(snapshot_of_base(info) for info in await self._runtime.snapshots()), *self._snapshots.values()]
-
-    async def get(self, reference: str) -> Snapshot:
-        """Raises ApiError 404."""
-        found = await self.find(reference)
-        if found is None:
-            raise ApiError(404, "SnapshotNotFound", f"there is no snapshot {reference!r}")
-        return found
-
-    async def find(self, reference: str | None) -> Snapshot | None:
-        """None means `host`. A bare name means its tag `latest`, else the newest of that name that is ready and has
-        no tag.
-        """
-        bases = [snapshot_of_base(info) for info in await self._runtime.snapshots()]
-        if reference is None:
-            return next((base for base in bases if base.name == "host"), bases[0] if bases else None)
-        name, tag = split_reference(reference)
-        for base in bases:
-            if base.id == reference.lower() or (base.name == name and tag in (None, "latest")):
-                return base
-        if (found := self._snapshots.get(reference.lower())) is not None:
-            return found
-        if (tagged := self._tags.get((name, tag or "latest"))) is not None:
-            return self._snapshots[tagged]
-        if tag is not None:
-            return None
-        bare = [one for one in self._snapshots.values() if one.name == name and not self.tags(one)]
-        ready = [one for one in bare if one.status is SnapshotStatus.READY]
-        return max(ready or bare, key=lambda one: one.created_at, default=None)
-
-    def tags(self, snapshot: Snapshot) -> list[str]:
-        """The tags under which a snapshot is found."""
-        if snapshot.origin is Origin.BASE:
-            return ["latest"]
-        return sorted(tag for (_, tag), id in self._tags.items() if id == snapshot.id)
-
-    async def tags_of(self, name: str) -> list[tuple[str, str]]:
-        """The tags of a name and the snapshots they are for. Raises ApiError 404 for a name that nothing has."""
-        for info in await self._runtime.snapshots():
-            if info.name == name:
-                return [("latest", info.id)]
-        found = sorted((tag, id) for (known, tag), id in self._tags.items() if known == name)
-        if not found and not any(snapshot.name == name for snapshot in self._snapshots.values()):
-            raise ApiError(404, "SnapshotNotFound", f"there is no snapshot called {name!r}")
-        return found
 
     # Making.
 
     async def create(self, request: CreateSnapshotRequest) -> Snapshot:
         """Record a snapshot of an image, and begin to pull it. Raises ApiError."""
-        await self.require_free(request.name)
+        await self.index.require_free(request.name)
         if request.registry_id is not None:
             self._credentials(request.registry_id, request.reference.registry)
+        self._require_room()
         snapshot = Snapshot(
             id=str(uuid.uuid4()),
             name=request.name,
@@ -177,14 +130,15 @@ class SnapshotRegistry:
             labels=request.labels or {},
             wanted=to_run_config(request.run_config),
         )
-        self._store(snapshot)
+        self.index.store(snapshot)
         self._begin(snapshot.id, self._pull(snapshot))
         return snapshot
 
     async def _pull(self, snapshot: Snapshot) -> None:
-        request = snapshot.docker_image
-        assert request is not None
-        reference = ImageReference.parse(request)
+        assert snapshot.docker_image is not None
+        reference = ImageReference.parse(snapshot.docker_image)
+        if self._slots.locked():
+            self._tell(snapshot.id, "waiting for other images")
         async with self._slots:
             credentials = None
             if snapshot.registry_id is not None:
@@ -203,27 +157,31 @@ class SnapshotRegistry:
 
     def finish(self, id: str, pulled: PulledImage) -> None:
         """An image has arrived."""
-        snapshot = self._snapshots[id]
+        snapshot = self.index.current(id)
+        assert snapshot is not None
         config, wanted = pulled.config, snapshot.wanted
         self._ready(
-            snapshot.changed(
-                image_digest=pulled.digest,
-                fs_used_bytes=pulled.size_bytes,
-                layers=pulled.layers,
-                status_message="; ".join(pulled.notes) or None,
-                run_config=RunConfig(
-                    user=wanted.user or config.user,
-                    work_dir=wanted.work_dir or config.work_dir or "/",
-                    env_vars={**config.env_vars, **wanted.env_vars},
-                ),
-            )
+            snapshot,
+            image_digest=pulled.digest,
+            fs_used_bytes=pulled.size_bytes,
+            layers=pulled.layers,
+            status_message="; ".join(pulled.notes) or None,
+            run_config=RunConfig(
+                user=wanted.user or config.user,
+                work_dir=wanted.work_dir or config.work_dir or "/",
+                env_vars={**config.env_vars, **wanted.env_vars},
+            ),
         )
 
     async def capture(self, sandbox: Sandbox, request: CaptureRequest) -> Snapshot:
         """Record a snapshot of a sandbox, and begin to capture what the sandbox has changed. Raises ApiError."""
-        await self.require_free(request.name)
+        await self.index.require_free(request.name)
         if sandbox.status not in (Status.READY, Status.STOPPED):
             raise ApiError(409, "NotReady", f"sandbox {sandbox.name!r} is {sandbox.status}: it cannot be captured")
+        if len(sandbox.layers) >= MAX_LAYERS:
+            message = f"sandbox {sandbox.name!r} has {MAX_LAYERS} layers, the limit: push and pull what it is made from"
+            raise ApiError(422, "ValidationError", message)
+        self._require_room()
         own, below = sandbox.settings.run_config, sandbox.image
         asked = to_run_config(request.run_config)
         labels = {**(sandbox.settings.labels if "labels" in (request.include or ()) else {}), **(request.labels or {})}
@@ -245,7 +203,7 @@ class SnapshotRegistry:
             base=sandbox.base,
             layers=sandbox.layers,
         )
-        self._store(snapshot)
+        self.index.store(snapshot)
         self._begin(snapshot.id, self._capture(snapshot, sandbox.id))
         return snapshot
 
@@ -265,71 +223,71 @@ class SnapshotRegistry:
                 f"{snapshot.fs_capacity_bytes:,}: raise fs_capacity_bytes",
                 kind="ImageTooLarge",
             )
-        current = self._snapshots[snapshot.id]
-        self._ready(current.changed(layers=layers, fs_used_bytes=used, status_message=None))
+        self._ready(snapshot, layers=layers, fs_used_bytes=used, status_message=None)
 
     # Naming and removing.
 
     async def tag(self, reference: str, tag: str, name: str | None) -> Snapshot:
         """Publish a ready snapshot under another tag of its name, or of another name. Raises ApiError."""
-        snapshot = await self.get(reference)
-        self._require_ours(snapshot)
+        snapshot = await self.index.get_ours(reference)
         if snapshot.status is not SnapshotStatus.READY:
             raise ApiError(409, "NotReady", f"snapshot {reference!r} is {snapshot.status}: it cannot be tagged")
-        if name is not None and name != snapshot.name:
-            await self.require_free(name)
-        self._database.write(self._publishing(snapshot, name or snapshot.name, tag))
+        if name is not None:
+            await self.index.require_free(name)
+        self.index.publish(snapshot, name or snapshot.name, tag)
         return snapshot
 
     async def delete(self, reference: str) -> None:
         """By UUID, a snapshot with all its tags; by name and tag, the tag, and the snapshot if that was its last tag
         and no sandbox is made from it. Sandboxes keep what they are made from. Raises ApiError.
         """
-        snapshot = await self.get(reference)
-        self._require_ours(snapshot)
-        name, tag = split_reference(reference)
-        key = (name, tag or "latest")
-        if reference.lower() != snapshot.id and self._tags.get(key) == snapshot.id:
-            del self._tags[key]
-            self._database.write(("DELETE FROM tags WHERE name = ? AND tag = ?", key))
+        snapshot = await self.index.get_ours(reference)
+        if self.index.untag(reference, snapshot):
             used = any(sandbox.snapshot_id == snapshot.id for sandbox in self._sandboxes.list())
-            if self.tags(snapshot) or used:
+            if used or self.index.is_tagged(snapshot):
                 return
-        await self._remove(snapshot)
+        await shielded(self._remove(snapshot))
 
     async def _remove(self, snapshot: Snapshot) -> None:
-        self._store(snapshot.changed(status=SnapshotStatus.DELETING))
+        deleting = snapshot.after(Event.DELETE)
+        assert deleting is not None
+        self.index.store(deleting)
+        await self.index.committed()
         if (job := self._jobs.get(snapshot.id)) is not None:
             job.cancel()
             await asyncio.wait([job])
-        if snapshot.id in self._snapshots:
-            self._forget(self._snapshots[snapshot.id])
+        if self.index.current(snapshot.id) is not None:
+            self.index.forget(deleting)
             self.collect()
 
     def collect(self) -> None:
-        """Remove the layers that nothing refers to."""
-        needed: set[str] = set().union(*self._pins.values())
-        for snapshot in self._snapshots.values():
-            needed.update(snapshot.layers)
-        for sandbox in self._sandboxes.list():
-            needed.update(sandbox.layers)
-        for id in self.layers.ids():
-            if id not in needed:
-                self.layers.discard(id)
+        """Begin to remove the layers that nothing refers to, once the database does not refer to them either."""
+        self._changed = True
+        if self._collecting is None and not self._closing:
+            self._collecting = asyncio.create_task(self._collect())
 
-    async def require_free(self, name: str) -> None:
-        """Raise ApiError 409 for the name of one of the runtime's own snapshots."""
-        if any(info.name == name for info in await self._runtime.snapshots()):
-            raise ApiError(409, "ResourceNameConflict", f"the snapshot {name!r} is the server's own; take another name")
+    async def _collect(self) -> None:
+        try:
+            while self._changed:
+                self._changed = False
+                if idle := self._idle():
+                    await self.index.committed()
+                    for id in idle & self._idle():
+                        self.layers.discard(id)
+        except (StoreError, OSError) as error:
+            logger.error("layers that nothing needs are kept until the next start: %s", error)
+        finally:
+            self._collecting = None
 
-    @staticmethod
-    def _require_ours(snapshot: Snapshot) -> None:
-        if snapshot.origin is Origin.BASE:
-            raise ApiError(
-                403, "Forbidden", f"the snapshot {snapshot.name!r} is the server's own and cannot be changed"
-            )
+    def _idle(self) -> set[str]:
+        idle = set(self.layers.ids()).difference(*self._pins.values())
+        for snapshot in self.index:
+            idle.difference_update(snapshot.layers)
+        for sandbox in self._sandboxes.list() if idle else ():
+            idle.difference_update(sandbox.layers)
+        return idle
 
-    # Jobs and records.
+    # Jobs.
 
     @contextlib.asynccontextmanager
     async def pinned(self, id: str) -> AsyncIterator[set[str]]:
@@ -345,64 +303,51 @@ class SnapshotRegistry:
         """The snapshot when its job is done, or after `EARLY` seconds: most captures are ready by then."""
         if (job := self._jobs.get(id)) is not None:
             await asyncio.wait([job], timeout=EARLY)
-        await self._database.committed()
-        return await self.get(id)
+        return await self.index.get(id)
+
+    def _require_room(self) -> None:
+        if len(self._jobs) >= MAX_JOBS:
+            message = f"{MAX_JOBS} snapshots are being made, which is the limit; wait for some of them"
+            raise ApiError(429, "QuotaExceeded", message, retry_after=2)
 
     def _begin(self, id: str, work: Coroutine[Any, Any, None]) -> None:
         self._pins[id] = set()
         self._jobs[id] = task = asyncio.create_task(self._run(id, work))
-        task.add_done_callback(lambda _: self._jobs.pop(id, None))
+        task.add_done_callback(lambda _: self._over(id, work))
+
+    def _over(self, id: str, work: Coroutine[Any, Any, None]) -> None:
+        work.close()  # It was never begun if the job was cancelled at once.
+        del self._jobs[id]
+        del self._pins[id]
+        self.collect()
+        if not self._jobs and not self._closing:
+            self.blobs.sweep()
 
     async def _run(self, id: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except (ImageError, RuntimeFailure, ApiError) as error:
-            self._fail(id, str(error) if not isinstance(error, ApiError) else error.message)
+        except (ImageError, RuntimeFailure) as error:
+            self._fail(id, str(error))
+        except ApiError as error:
+            self._fail(id, error.message)
         except OSError as error:
             self._fail(id, f"the server's disk: {error}")
         except Exception:
             logger.exception("snapshot %s failed", id)
             self._fail(id, "the server failed; its log says why")
-        finally:
-            del self._pins[id]
-            self.collect()
-            if len(self._jobs) <= 1:
-                self.blobs.sweep()
 
     def _tell(self, id: str, message: str) -> None:
         """Show progress. It is not written down."""
-        if (snapshot := self._snapshots.get(id)) is not None and snapshot.status is SnapshotStatus.BUILDING:
-            self._snapshots[id] = snapshot.changed(status_message=message)
+        if (snapshot := self.index.current(id)) is not None and snapshot.status is SnapshotStatus.BUILDING:
+            self.index.show(snapshot.changed(status_message=message))
 
     def _fail(self, id: str, message: str) -> None:
-        if (snapshot := self._snapshots.get(id)) is not None and snapshot.status is not SnapshotStatus.DELETING:
-            logger.warning("snapshot %s (%s) failed: %s", snapshot.name, id, message)
-            self._store(snapshot.changed(status=SnapshotStatus.FAILED, status_message=message, layers=()))
+        if (failed := self.index.fail(id, message)) is not None:
+            logger.warning("snapshot %s (%s) failed: %s", failed.name, id, message)
 
-    def _ready(self, snapshot: Snapshot) -> None:
-        if self._snapshots[snapshot.id].status is SnapshotStatus.BUILDING:
-            tag = snapshot.wanted_tag or "latest"
-            self._store(snapshot.changed(status=SnapshotStatus.READY), self._publishing(snapshot, snapshot.name, tag))
-
-    def _publishing(self, snapshot: Snapshot, name: str, tag: str) -> Statement:
-        """Move a tag; return what writes that down."""
-        self._tags[name, tag] = snapshot.id
-        return "INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", (name, tag, snapshot.id)
-
-    def _store(self, snapshot: Snapshot, *more: Statement) -> None:
-        self._snapshots[snapshot.id] = snapshot
-        row = (snapshot.id, snapshot.to_json())
-        self._database.write(("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", row), *more)
-
-    def _forget(self, snapshot: Snapshot) -> None:
-        self._snapshots.pop(snapshot.id, None)
-        for key in [key for key, id in self._tags.items() if id == snapshot.id]:
-            del self._tags[key]
-        self._database.write(
-            ("DELETE FROM tags WHERE snapshot_id = ?", (snapshot.id,)),
-            ("DELETE FROM snapshots WHERE id = ?", (snapshot.id,)),
-        )
-
-    async def committed(self) -> None:
-        """Wait until every change is in the database. Raises StoreError."""
-        await self._database.committed()
+    def _ready(self, snapshot: Snapshot, **members: Any) -> None:
+        """Publish a snapshot under its tag, unless it is being deleted."""
+        current = self.index.current(snapshot.id)
+        ready = current.after(Event.BUILT, **members) if current is not None else None
+        if ready is not None:
+            self.index.publish(ready, ready.name, ready.wanted_tag or "latest")

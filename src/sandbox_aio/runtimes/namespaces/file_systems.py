@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..base import RuntimeFailure, SnapshotInfo
+from ..base import MAX_LAYERS, RuntimeFailure, SnapshotInfo
 from . import sandbox_directory, snapshot_host
 from .plan import Layer, Overlay
 from .snapshot_directory import MOUNT_POINTS, DirectorySnapshot, open_snapshots
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from ..base import SandboxSpec
     from .state import StateDirectory
 
-__all__ = ["MAX_LAYERS", "FileSystems"]
+__all__ = ["FileSystems"]
 
-MAX_LAYERS: Final = 490
-"""Of one sandbox; the kernel stacks at most 500, and the base takes some of them."""
 _LAYER_ID: Final = re.compile(r"[0-9]{1,9}")
 
 
