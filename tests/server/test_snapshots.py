@@ -272,11 +272,11 @@ async def test_a_registry_lends_its_credentials(
         assert (await make(http, image))["status"] == "failed"
         made = await make(http, image, registry_id=kept["id"])
         assert (made["status"], made["registry_id"]) == ("ready", kept["id"])
-        body = {"name": "x", "docker_image": "debian", "fs_capacity_bytes": 1, "registry_id": kept["id"]}
-        wrong = await http.post("/snapshots", json=body)
+        asked = {"name": "x", "docker_image": "debian", "fs_capacity_bytes": 1, "registry_id": kept["id"]}
+        wrong = await http.post("/snapshots", json=asked)
         assert (wrong.status_code, wrong.json()["detail"]["error"]) == (400, "InvalidRequest")
-        body["registry_id"] = "none"
-        assert (await http.post("/snapshots", json=body)).json()["detail"]["error"] == "RegistryNotFound"
+        asked["registry_id"] = "none"
+        assert (await http.post("/snapshots", json=asked)).json()["detail"]["error"] == "RegistryNotFound"
         assert PASSWORD not in caplog.text
 
 

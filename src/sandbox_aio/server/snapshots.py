@@ -49,6 +49,7 @@ EARLY: Final = 1.0
 """Seconds that the answer to a create or a capture waits, so that a client need not ask again for what is quick."""
 MAX_PULLS: Final = 4
 """Images that are pulled or imported at once; the others wait."""
+HINT: Final = "raise fs_capacity_bytes"
 MAX_JOBS: Final = 256
 """Snapshots that are being made or wait for it."""
 
@@ -220,7 +221,7 @@ class SnapshotRegistry:
         if used > snapshot.fs_capacity_bytes:
             raise ImageError(
                 f"the files of the sandbox and of its image are {used:,} bytes, and the snapshot may hold "
-                f"{snapshot.fs_capacity_bytes:,}: raise fs_capacity_bytes",
+                f"{snapshot.fs_capacity_bytes:,}: {HINT}",
                 kind="ImageTooLarge",
             )
         self._ready(snapshot, layers=layers, fs_used_bytes=used, status_message=None)
@@ -327,7 +328,8 @@ class SnapshotRegistry:
         try:
             await work
         except (ImageError, RuntimeFailure) as error:
-            self._fail(id, str(error))
+            hint = f"; {HINT}" if error.kind == "ImageTooLarge" and HINT not in str(error) else ""
+            self._fail(id, f"{error}{hint}")
         except ApiError as error:
             self._fail(id, error.message)
         except OSError as error:
