@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import subprocess
@@ -15,8 +16,10 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from benchmarks.images import REGISTRY_VARIABLE, push_images
 from benchmarks.rows import Row, Variant
 from benchmarks.worker import API_KEY
+from tests.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,7 +100,7 @@ def stub_server() -> Iterator[str]:
 def real_server() -> Iterator[str]:
     """Run `sandbox-aio serve` with a state directory of its own and yield the base URL of its control plane."""
     with (
-        tempfile.TemporaryDirectory(prefix="sandbox-aio-benchmark-") as state,
+        tempfile.TemporaryDirectory(prefix="sandbox-aio-benchmark-", dir="/var/tmp") as state,
         Process(
             SANDBOX_AIO,
             "serve",
@@ -131,7 +134,20 @@ def far_server() -> Iterator[str]:
             yield f"http://127.0.0.1:{int(distance.line(READY_DEADLINE))}{near.path}"
 
 
-SERVERS = {"stub": stub_server, "sandbox-aio": real_server, "far": far_server}
+@contextmanager
+def image_server() -> Iterator[str]:
+    """Run a registry with the images that rows are about, and a real server, and yield the base URL of its control
+    plane. Needs root.
+    """
+    with tempfile.TemporaryDirectory(prefix="sandbox-aio-benchmark-", dir="/var/tmp") as folder:
+        with registry(Path(folder, "registry")) as hub:
+            push_images(hub, Path(folder, "images"))
+            os.environ[REGISTRY_VARIABLE] = hub.host
+            with real_server() as endpoint:
+                yield endpoint
+
+
+SERVERS = {"stub": stub_server, "sandbox-aio": real_server, "far": far_server, "images": image_server}
 
 
 @attrs.frozen

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from benchmarks.images import IMAGE_WORKLOADS
 from benchmarks.subject import Subject, expect
 from benchmarks.tunnels import TUNNEL_WORKLOADS
 
@@ -121,5 +122,17 @@ async def spawn(_: Subject | None, path: str) -> float:
 
 WORKLOADS: dict[str, Workload] = {
     workload.__name__: workload
-    for workload in (run, iterate, resume, sequence, concurrent, echo, memory, lifecycle, spawn, *TUNNEL_WORKLOADS)
+    for workload in (
+        run,
+        iterate,
+        resume,
+        sequence,
+        concurrent,
+        echo,
+        memory,
+        lifecycle,
+        spawn,
+        *TUNNEL_WORKLOADS,
+        *IMAGE_WORKLOADS,
+    )
 }

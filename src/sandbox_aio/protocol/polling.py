@@ -7,7 +7,8 @@ import attrs
 __all__ = ["Polling"]
 
 _FIRST_WAIT = 0.05
-_GROWTH = 1.5
+_GROWTH = 1.2
+"""So that what is waited for is seen a tenth of its time late, on average."""
 
 
 @attrs.define
