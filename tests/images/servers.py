@@ -62,7 +62,8 @@ async def serving(
         assert task is not None
         tasks.add(task)
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            # Only the end of the server cancels, and asyncio would report that as an error.
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await _serve(reader, writer, answer)
         finally:
             writer.close()
