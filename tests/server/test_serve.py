@@ -58,8 +58,9 @@ async def test_a_service_domain_is_a_domain(runtime: FakeRuntime, tmp_path: Path
     assert "not a domain" in str(await refused(runtime, state_dir=tmp_path, service_domain=domain))
 
 
-async def test_what_would_be_forgotten_is_not_kept(runtime: FakeRuntime, tmp_path: Path) -> None:
-    assert "--no-ephemeral" in (await refused(runtime, state_dir=tmp_path, ephemeral=False)).hint
+async def test_what_is_kept_is_not_destroyed_by_an_ephemeral_server(runtime: FakeRuntime, tmp_path: Path) -> None:
+    (tmp_path / "server.db").touch()
+    assert "--no-ephemeral" in (await refused(runtime, state_dir=tmp_path)).hint
 
 
 async def test_a_taken_port_is_said_so_and_the_runtime_let_go(runtime: FakeRuntime, tmp_path: Path) -> None:

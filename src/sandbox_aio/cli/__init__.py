@@ -96,7 +96,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--ephemeral",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="whether stopping the server destroys its sandboxes (default: yes)",
+        help="whether stopping the server destroys its sandboxes and snapshots; with --no-ephemeral they, and the "
+        "commands that run in them, go on and are found by the next server on the same --state-dir (default: yes)",
     )
     add(
         "--snapshot",

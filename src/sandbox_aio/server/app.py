@@ -103,6 +103,7 @@ class ControlPlane:
         if snapshot is None:
             raise ApiError(400, "SnapshotNotFound", f"there is no snapshot {wanted.snapshot_reference!r}")
         sandbox = self._registry.create(wanted.resolve(snapshot, fingerprint))
+        await self._registry.committed()
         if wanted.waits:
             sandbox = await self._wait_ready(sandbox, wanted.patience, named=wanted.name is not None)
         return JSONResponse(views.sandbox(sandbox, origin=origin), status_code=201)
@@ -148,18 +149,22 @@ class ControlPlane:
     async def update_sandbox(self, request: Request) -> Response:
         change = parse_update(await request.body())
         sandbox = await self._registry.update(parameter(request, "name"), change)
+        await self._registry.committed()
         return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)))
 
     async def delete_sandbox(self, request: Request) -> Response:
         await self._registry.delete(parameter(request, "name"))
+        await self._registry.committed()
         return Response(status_code=204)
 
     async def start_sandbox(self, request: Request) -> Response:
         sandbox = self._registry.start(parameter(request, "name"))
+        await self._registry.committed()
         return JSONResponse(views.sandbox(sandbox, origin=self._origin(request)), status_code=202)
 
     async def stop_sandbox(self, request: Request) -> Response:
         await self._registry.stop(parameter(request, "name"))
+        await self._registry.committed()
         return Response(status_code=204)
 
     async def make_service_url(self, request: Request) -> Response:

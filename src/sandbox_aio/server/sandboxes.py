@@ -22,11 +22,12 @@ from sandbox_aio.runtimes.base import Captured, DaemonAddress, Runtime, RuntimeF
 from .errors import ApiError
 from .sandbox import Change, Failure, Sandbox, Settings, Status
 from .snapshot import Snapshot
-from .store import MemoryStore
+from .store import SandboxStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .database import Database
     from .egress import EgressGateway
 
 __all__ = ["Detach", "NewSandbox", "SandboxRegistry"]
@@ -56,13 +57,11 @@ class SandboxRegistry:
     `reference` is a name or an id everywhere; an unknown one raises ApiError 404.
     """
 
-    def __init__(
-        self, runtime: Runtime, *, detach: Detach, egress: EgressGateway | None = None, store: MemoryStore | None = None
-    ) -> None:
+    def __init__(self, runtime: Runtime, *, detach: Detach, egress: EgressGateway | None = None) -> None:
         self._runtime = runtime
         self._detach = detach
         self._egress = egress
-        self._store = store if store is not None else MemoryStore()
+        self._store = SandboxStore()
         self._addresses: dict[str, DaemonAddress] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
@@ -71,6 +70,43 @@ class SandboxRegistry:
         self._closed = False
         self.on_gone: Callable[[], None] = lambda: None
         """Called when a sandbox is gone, with all that it needed."""
+
+    async def open(self, database: Database) -> None:
+        """Learn what an earlier server knew, and bring it and what the runtime has to agree.
+
+        What runs goes on, and is reached again; what should run and does not is stopped; a start or a deletion that was
+        under way begins anew; what only the runtime knows is destroyed. Raises StoreError.
+        """
+        await self._store.open(database)
+        found = {status.id: status.state for status in await self._runtime.list()}
+        for sandbox in self._store:
+            await self._reconcile(sandbox, found.pop(sandbox.id, None))
+        for id in found:
+            await self._runtime.destroy(id)
+
+    async def _reconcile(self, sandbox: Sandbox, state: str | None) -> None:
+        id, status = sandbox.id, sandbox.status
+        if status is Status.DELETING:
+            self._begin_delete(sandbox)
+        elif state is None and sandbox.made:
+            self._apply(id, Change.BROKE, Failure("SandboxLost", "its files are gone from the server's disk"))
+        elif status is Status.PROVISIONING:
+            self._starting[id] = self._spawn(self._start(sandbox))
+        elif status is Status.READY and state == "running" and (address := await self._runtime.address(id)) is not None:
+            self._addresses[id] = address
+            if self._egress is not None:
+                try:
+                    await self._egress.open_way_out(self._runtime, id, address, sandbox.settings.proxy_config)
+                except RuntimeFailure as failure:
+                    logger.warning("sandbox %s has no way out any more: %s", sandbox.name, failure)
+        elif status is Status.READY:
+            self._apply(id, Change.STOP)
+        elif state == "running":
+            await self._runtime.stop(id)
+
+    async def committed(self) -> None:
+        """Wait until every change is in the database. Raises StoreError."""
+        await self._store.committed()
 
     # Reading.
 

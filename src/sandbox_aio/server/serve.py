@@ -53,6 +53,10 @@ TAKEOVER_PATIENCE: Final = 5.0
 """Seconds that a start waits for the state directory of a server that is just ending."""
 
 
+DATABASE: Final = "server.db"
+"""What a server that keeps its sandboxes has in its state directory."""
+
+
 class ServeError(Exception):
     """The server cannot start. The message says why and `hint` what to do; both are for the operator."""
 
@@ -123,6 +127,7 @@ class Server:
         self._config = config
         self._runtime = runtime
         self._database: Database | None = None
+        self._has_snapshots = False
         gate = Gate(config.api_keys)
         self.router: Router = Router(gate, max_connections=_affordable_connections())
         self.authority: ServiceAuthority = ServiceAuthority(config.state_dir)
@@ -165,20 +170,18 @@ class Server:
                 f"cannot use the state directory {config.state_dir}: {error.strerror}",
                 hint="choose another --state-dir",
             ) from error
+        if config.ephemeral and (config.state_dir / DATABASE).exists():
+            raise ServeError(
+                f"{config.state_dir} holds what a server with --no-ephemeral keeps, which this one would destroy",
+                hint="add --no-ephemeral, or choose another --state-dir",
+            )
         capabilities = await self._open_runtime()
         self.egress.offered = capabilities.network == "loopback"
-        try:
-            self.authority.load()
-            self.authority.retain([sandbox.id for sandbox in self.registry.list()])
-        except (OSError, ValueError) as error:
-            await self._runtime.aclose(destroy=config.ephemeral)
-            raise ServeError(f"cannot use the keys in the state directory: {error}") from error
-        await self._open_snapshots()
+        await self._open_state()
         try:
             host, port = await self.router.listen(config.host, config.port, tls=tls)
         except OSError as error:
-            await self._runtime.aclose(destroy=config.ephemeral)
-            await self._close_snapshots()
+            await self._close_all()
             raise ServeError(
                 f"cannot listen on {config.host} port {config.port}: {error.strerror}", hint="choose another --port"
             ) from error
@@ -189,15 +192,10 @@ class Server:
     async def aclose(self) -> None:
         """Stop accepting, tell those attached, and let go of the runtime: with `ephemeral`, nothing is left."""
         await self.router.aclose()
-        try:
-            await self.registry.aclose()
-            await self.egress.aclose()
-            await self._close_snapshots()
-        finally:
-            await self._runtime.aclose(destroy=self._config.ephemeral)
+        await self._close_all()
 
-    async def _open_snapshots(self) -> None:
-        """Open the database and the layers. Raises ServeError."""
+    async def _open_state(self) -> None:
+        """Learn what an earlier server has left: sandboxes, keys, layers, snapshots. Raises ServeError."""
         config = self._config
         layers = LayerStore(self._runtime.layers_directory, self._runtime.layer_owner)
         blobs = BlobStore(config.state_dir / "blobs")
@@ -205,22 +203,33 @@ class Server:
             await asyncio.to_thread(layers.open)
             await asyncio.to_thread(blobs.open)
             box = SecretBox(None if config.ephemeral else config.state_dir / "registry-key")
-            self._database = await Database.open(None if config.ephemeral else config.state_dir / "server.db")
+            self._database = await Database.open(None if config.ephemeral else config.state_dir / DATABASE)
+            await self.registry.open(self._database)
+            self.authority.load()
+            self.authority.retain([sandbox.id for sandbox in self.registry.list()])
             await self.registries.open(self._database, box)
+            self._has_snapshots = True
             await self.snapshots.open(self._database, layers, blobs)
         except (OSError, ImageError, StoreError, ValueError) as error:
+            await self._close_all()
+            raise ServeError(f"cannot use the state directory {config.state_dir}: {error}") from error
+        except RuntimeFailure as failure:
+            await self._close_all()
+            raise ServeError(f"what an earlier server left cannot be taken over: {failure}") from failure
+
+    async def _close_all(self) -> None:
+        """Let go of everything but the listener, as far as it was opened."""
+        try:
+            await self.registry.aclose()
+            await self.egress.aclose()
+            if self._has_snapshots:
+                await self.snapshots.aclose()
             if self._database is not None:
                 await self._database.aclose()
-            await self._runtime.aclose(destroy=config.ephemeral)
-            raise ServeError(f"cannot use the state directory {config.state_dir}: {error}") from error
-
-    async def _close_snapshots(self) -> None:
-        if self._database is None:
-            return
-        await self.snapshots.aclose()
-        await self._database.aclose()
-        if self._config.ephemeral:
-            await asyncio.to_thread(remove_tree, str(self._config.state_dir / "blobs"))
+            if self._config.ephemeral:
+                await asyncio.to_thread(remove_tree, str(self._config.state_dir / "blobs"))
+        finally:
+            await self._runtime.aclose(destroy=self._config.ephemeral)
 
     async def _open_runtime(self) -> Capabilities:
         """Open the runtime. The state directory of a server that was killed is in use until its remains are removed."""
@@ -306,10 +315,6 @@ def _check(config: ServerConfig) -> None:
     if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?", config.service_domain):
         raise ServeError(
             f"the service domain {config.service_domain!r} is not a domain", hint="such as sandboxes.example.com"
-        )
-    if not config.ephemeral:
-        raise ServeError(
-            "sandboxes cannot outlive their server yet: it remembers them in memory", hint="leave out --no-ephemeral"
         )
     if not config.api_keys and not _is_loopback(config.host):
         raise ServeError(

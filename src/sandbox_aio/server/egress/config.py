@@ -61,8 +61,10 @@ class Injection:
     secret: bool
     value: str = attrs.field(repr=False)
 
-    def shown(self) -> dict[str, Any]:
-        """What reads show."""
+    def shown(self, *, whole: bool = False) -> dict[str, Any]:
+        """What reads show; `whole`, with the secret."""
+        if self.secret and whole:
+            return {"name": self.name, "type": "opaque", "value": self.value}
         if self.secret:
             return {"name": self.name, "type": "opaque", "is_set": True}
         return {"name": self.name, "type": "plaintext", "value": self.value}
@@ -101,15 +103,15 @@ class HeaderRule:
             return False
         return all(value in headers.get(name, ()) for name, value in self.wanted)
 
-    def shown(self) -> dict[str, Any]:
-        """What reads show: as it was asked for, without secrets."""
+    def shown(self, *, whole: bool = False) -> dict[str, Any]:
+        """What reads show: as it was asked for, without secrets unless `whole`."""
         members: dict[str, Any] = {
             "match_hosts": [entry.text for entry in self.hosts],
             "match_paths": list(self.paths),
             "match_headers": [f"{name}: {value}" for name, value in self.wanted],
             "match_port": self.port,
             "match_scheme": "https" if self.https_only else None,
-            "headers": [header.shown() for header in self.headers],
+            "headers": [header.shown(whole=whole) for header in self.headers],
             "env_vars": dict(self.env_vars),
             "description": self.description,
         }
@@ -150,9 +152,14 @@ class ProxyConfig:
 
     def shown(self) -> dict[str, Any] | None:
         """The member `proxy_config` of a sandbox; None if there is nothing to say."""
-        if self == NO_RULES:
-            return None
-        shown: dict[str, Any] = {"rules": [rule.shown() for rule in self.rules]}
+        return None if self == NO_RULES else self._render(whole=False)
+
+    def document(self) -> dict[str, Any]:
+        """What `parse_proxy_config` makes the same rules of. It holds the secrets."""
+        return self._render(whole=True)
+
+    def _render(self, *, whole: bool) -> dict[str, Any]:
+        shown: dict[str, Any] = {"rules": [rule.shown(whole=whole) for rule in self.rules]}
         if self.access.mode is not None:
             shown["access_control"] = {f"{self.access.mode}_list": [entry.text for entry in self.access.entries]}
         if self.description is not None:
