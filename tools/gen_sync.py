@@ -9,6 +9,7 @@ Every public class `AsyncX` gets a twin `X` with the same signatures, overloads,
     def m(...) -> an awaitable of T     def m(...) -> T, likewise; an awaitable context manager is left when interrupted
     def m(...) -> T                     def m(...) -> T, which calls it on the portal
     property -> an awaitable of T       property -> T, which blocks
+    property -> AsyncX                  property -> X
     property, field, class variable     the same value
     a method that the rules list        property, which blocks
     __aenter__, __aexit__               `with`, by the base class `Managed`, or `Root` for a client
@@ -248,6 +249,8 @@ class Generator:
         awaited, body = self.awaited(returned), passing(node.name)
         if awaited is not None:
             body = self.body("call", [f"lambda: self._async.{node.name}"], awaited)
+        elif name_of(returned) in self.twins:
+            body = [f"        return {self.twins[name_of(returned)]}(self._bridge, self._async.{node.name})"]
         text = self.text(awaited or returned)
         return self.function(node.name, ["self"], text, ast.get_docstring(node), body, "property")
 

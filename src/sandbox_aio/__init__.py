@@ -64,6 +64,8 @@ from .models import (
     GrepResult,
     OutputChunk,
     OutputGap,
+    Registry,
+    RegistryPage,
     ResourceStatus,
     RunConfig,
     SandboxCallback,
@@ -82,12 +84,22 @@ from .proxy_rules import attribution, aws_auth, gcp_auth, opaque_secret, proxy_c
 if TYPE_CHECKING:
     from .client.client import AsyncSandboxClient
     from .client.command import AsyncCommandHandle
+    from .client.registries import AsyncRegistries
     from .client.sandbox import AsyncSandbox
     from .client.service_url import AsyncServiceResponse, AsyncServiceURL
     from .client.service_websocket import AsyncServiceWebSocket
     from .client.tunnel import AsyncTunnel
     from .client.verifier import SandboxTokenVerifier
-    from .sync import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, ServiceWebSocket, Tunnel
+    from .sync import (
+        CommandHandle,
+        Registries,
+        Sandbox,
+        SandboxClient,
+        ServiceResponse,
+        ServiceURL,
+        ServiceWebSocket,
+        Tunnel,
+    )
 
 __all__ = [
     "CALLBACK_SIGNATURE_HEADER",
@@ -95,6 +107,7 @@ __all__ = [
     "AccessDelegation",
     "AccessDelegationMode",
     "AsyncCommandHandle",
+    "AsyncRegistries",
     "AsyncSandbox",
     "AsyncSandboxClient",
     "AsyncServiceResponse",
@@ -121,6 +134,9 @@ __all__ = [
     "OutputChunk",
     "OutputGap",
     "QuotaExceededError",
+    "Registries",
+    "Registry",
+    "RegistryPage",
     "RemoteProtocolError",
     "RequestTimeoutError",
     "ResourceAlreadyExistsError",
@@ -174,6 +190,7 @@ __all__ = [
 
 _LAZY = {
     "AsyncCommandHandle": ".client.command",
+    "AsyncRegistries": ".client.registries",
     "AsyncSandbox": ".client.sandbox",
     "AsyncSandboxClient": ".client.client",
     "AsyncServiceResponse": ".client.service_url",
@@ -181,6 +198,7 @@ _LAZY = {
     "AsyncServiceWebSocket": ".client.service_websocket",
     "AsyncTunnel": ".client.tunnel",
     "CommandHandle": ".sync",
+    "Registries": ".sync",
     "Sandbox": ".sync",
     "SandboxClient": ".sync",
     "SandboxTokenVerifier": ".client.verifier",

@@ -1,8 +1,9 @@
 """The values that users see: what a sandbox, a snapshot, a command's result and a file look like.
 
 All classes are immutable and can be built by position. `from_dict` reads the service's JSON (wire protocol, sections
-1.6, 1.10, 4 and 7.4): unknown members are ignored, missing ones and nulls take the default, and a member of a wrong
-type is a `RemoteProtocolError` that names it. Sizes are in bytes, durations in seconds, timestamps RFC 3339 in UTC.
+1.6, 1.10, 1.11, 4 and 7.4): unknown members are ignored, missing ones and nulls take the default, and a member of a
+wrong type is a `RemoteProtocolError` that names it. Sizes are in bytes, durations in seconds, timestamps RFC 3339 in
+UTC.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ __all__ = [
     "GrepResult",
     "OutputChunk",
     "OutputGap",
+    "Registry",
+    "RegistryPage",
     "ResourceStatus",
     "RunConfig",
     "SandboxCallback",
@@ -320,6 +323,74 @@ class SnapshotTag:
         """Read the service's JSON object."""
         members = _Members(data, "snapshot tag")
         return cls(members.required_text("tag"), members.required_text("snapshot_id"))
+
+
+@attrs.frozen
+class Registry:
+    """An image registry that the service has credentials for (wire protocol, section 1.11). It never tells them."""
+
+    id: str
+    """What `registry_id` is, where a snapshot is made."""
+    name: str
+    url: str
+    auth_type: str | None = None
+    """`DOCKER_CONFIG` (user name and password) or `AWS_ROLE`."""
+    aws_role_arn: str | None = None
+    provider: str | None = None
+    """Whose it is, such as `DOCKER_REGISTRY` or `GHCR`."""
+    repository_search_mode: str | None = None
+    """How far it lists its repositories: `GLOBAL`, `SCOPED` or `NONE`."""
+    created_at: str | None = None
+    created_by: str | None = None
+    updated_at: str | None = None
+    updated_by: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Registry:
+        """Read the service's JSON object."""
+        members = _Members(data, "registry")
+        return cls(
+            id=members.required_text("id"),
+            name=members.text("name", ""),
+            url=members.text("url", ""),
+            auth_type=members.text("auth_type"),
+            aws_role_arn=members.text("aws_role_arn"),
+            provider=members.text("provider"),
+            repository_search_mode=members.text("repository_search_mode"),
+            created_at=members.text("created_at"),
+            created_by=members.text("created_by"),
+            updated_at=members.text("updated_at"),
+            updated_by=members.text("updated_by"),
+        )
+
+
+@attrs.frozen
+class RegistryPage:
+    """One page of registries (wire protocol, section 1.15). Iterable and sized."""
+
+    items: list[Registry] = attrs.field(factory=list)
+    next_cursor: str | None = None
+    """The `cursor` of the next page; None after the last one."""
+    offset: int = 0
+    """The `offset` of the next page; 0 after the last one."""
+
+    @property
+    def registries(self) -> list[Registry]:
+        """An older name of `items`."""
+        return self.items
+
+    def __iter__(self) -> Iterator[Registry]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RegistryPage:
+        """Read the service's JSON object, which has `items` or else `registries`."""
+        members = _Members(data, "list of registries")
+        items = members.list_of("items", Registry.from_dict) or members.list_of("registries", Registry.from_dict)
+        return cls(items, members.text("next_cursor"), members.number("offset", 0))
 
 
 @attrs.frozen

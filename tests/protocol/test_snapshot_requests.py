@@ -15,6 +15,7 @@ from sandbox_aio.protocol.snapshot_requests import (
     CaptureWish,
     SnapshotWish,
     delete_call,
+    import_call,
     push_call,
     tag_call,
     tags_call,
@@ -63,6 +64,8 @@ def test_a_capture_is_of_a_sandbox() -> None:
     assert caught.value.resource_type == "sandbox"
     with pytest.raises(ValueError, match="name"):
         CaptureWish(name="")
+    with pytest.raises(ValueError, match="fs_capacity_bytes"):
+        CaptureWish(name="n", fs_capacity_bytes=0)
 
 
 def test_deleting_twice_is_deleting() -> None:
@@ -89,6 +92,19 @@ def test_tags_are_given() -> None:
     call = tag_call(CONTROL, "n", "t", None)
     assert (call.url, body(call), call.resend) == ("http://h/v2/snapshots/n/tags", {"tag": "t"}, Resend.ALWAYS)
     assert body(tag_call(CONTROL, "n", "t", "m")) == {"tag": "t", "name": "m"}
+
+
+def test_an_import_says_all_but_the_archive() -> None:
+    call = import_call(CONTROL, "a/b", "t", 5, 600)
+    assert (call.method, call.url) == ("POST", "http://h/v2/snapshots/import?name=a%2Fb&tag=t&fs_capacity_bytes=5")
+    assert (call.body, call.headers, call.resend) == (None, {"content-type": "application/x-tar"}, Resend.IF_REFUSED)
+    assert (call.timeout, call.unbounded_body) == (600, True)
+    assert call.read(ok(MADE, 201)).id == "i"
+    assert import_call(CONTROL, "n", None, None, 1).url == "http://h/v2/snapshots/import?name=n"
+    with pytest.raises(ValueError, match="snapshot"):
+        import_call(CONTROL, "", None, None, 1)
+    with pytest.raises(ValueError, match="fs_capacity_bytes"):
+        import_call(CONTROL, "n", None, 0, 1)
 
 
 def test_a_push_waits_and_tells_the_digest() -> None:

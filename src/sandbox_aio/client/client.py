@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from ..protocol.http_requests import BoxOptions, ControlPlane, box_changes
 from ..protocol.service_requests import DownloadWish, ServiceWish
-from ..protocol.snapshot_requests import CaptureWish, SnapshotWish, delete_call, push_call, tag_call, tags_call
+from ..protocol.snapshot_requests import (
+    CaptureWish,
+    SnapshotWish,
+    delete_call,
+    import_call,
+    push_call,
+    tag_call,
+    tags_call,
+)
 from .pending import Pending
+from .registries import AsyncRegistries
 from .sandbox import AsyncSandbox
 from .service import Service
 from .service_url import AsyncServiceURL, TokenSource
+from .sources import upload_source
 from .waiting import wait_until_ready
 
 if TYPE_CHECKING:
@@ -30,8 +40,14 @@ if TYPE_CHECKING:
         SnapshotTag,
     )
     from ..sync import SandboxClient
+    from .sources import Source
+    from .waiting import ProgressCallback
 
 __all__ = ["AsyncSandboxClient"]
+
+_SNAPSHOT_INTERVAL = 2.0
+_PROGRESS_INTERVAL = 0.5
+"""Seconds between two looks at a snapshot that is being made; the latter if somebody watches."""
 
 
 class AsyncSandboxClient:
@@ -93,6 +109,11 @@ class AsyncSandboxClient:
         """The key that is sent with every call; that of the embedded server is made by it."""
         key: str | None = self._service.settings["api_key"]
         return key
+
+    @property
+    def registries(self) -> AsyncRegistries:
+        """Credentials for image registries, which snapshots of private images are made with."""
+        return AsyncRegistries(self._service)
 
     def to_sync(self) -> SandboxClient:
         """A client with the same settings for programs without an event loop. Close both.
@@ -454,6 +475,7 @@ class AsyncSandboxClient:
         run_config: RunConfig | Mapping[str, Any] | None = None,
         timeout: float = 60,
         wait: bool = True,
+        on_progress: ProgressCallback | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Make a snapshot of an image and wait until it is ready. Cancelled, it is made all the same.
@@ -467,6 +489,7 @@ class AsyncSandboxClient:
             run_config: User, folder and variables of commands, over what the image says.
             timeout: Seconds to wait until it is ready.
             wait: False returns at once; `wait_for_snapshot` waits then.
+            on_progress: Called with what the service says of its progress, each time that it is something new.
 
         Raises:
             ValueError: An argument is empty, or there is no room for any file.
@@ -482,7 +505,7 @@ class AsyncSandboxClient:
             run_config=run_config,
         )
         made = await self._service.call(wish.call, headers)
-        return await self._until_ready(made, timeout, headers) if wait else made
+        return await self._until_ready(made, timeout, on_progress, headers) if wait else made
 
     async def capture_snapshot(
         self,
@@ -494,6 +517,7 @@ class AsyncSandboxClient:
         fs_capacity_bytes: int | None = None,
         run_config: RunConfig | Mapping[str, Any] | None = None,
         timeout: float = 60,
+        on_progress: ProgressCallback | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Make a snapshot of a running or stopped sandbox's files and wait until it is ready.
@@ -509,8 +533,10 @@ class AsyncSandboxClient:
             fs_capacity_bytes: The most that its files may hold; by default as the sandbox's.
             run_config: User, folder and variables of commands, over what the sandbox has.
             timeout: Seconds to wait until it is ready.
+            on_progress: Called with what the service says of its progress, each time that it is something new.
 
         Raises:
+            ValueError: A name is empty, or there is no room for any file.
             ResourceNotFoundError: There is no such sandbox.
             ResourceCreationError: It could not be captured.
             ResourceTimeoutError: It was not ready in time, and may become ready yet.
@@ -523,12 +549,58 @@ class AsyncSandboxClient:
             run_config=run_config,
         )
         made = await self._service.call(lambda control: wish.call(control, sandbox_name), headers)
-        return await self._until_ready(made, timeout, headers)
+        return await self._until_ready(made, timeout, on_progress, headers)
 
-    async def _until_ready(self, made: Snapshot, timeout: float, headers: Mapping[str, str] | None) -> Snapshot:
+    async def import_snapshot(
+        self,
+        name: str,
+        archive: Source,
+        *,
+        tag: str | None = None,
+        fs_capacity_bytes: int | None = None,
+        timeout: float = 600,
+        on_progress: ProgressCallback | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of an image that is in an archive, and wait until it is ready.
+
+        The archive is sent with little memory, whatever its size. Not every service offers this; sandbox-aio's server
+        does. Cancelled, it may be made all the same if the whole archive was sent.
+
+        Args:
+            name: What it is found by.
+            archive: What `docker save`, `podman save` or `skopeo copy ... oci-archive:FILE` writes: the path of a local
+                file, a binary file object, bytes, or an iterable of bytes, async or not.
+            tag: The tag that is published; by default `latest`.
+            fs_capacity_bytes: The most that its files may hold; by default as the service chooses.
+            timeout: Seconds that the service may be silent while it is sent, and then until it is ready.
+            on_progress: Called with what the service says of its progress, each time that it is something new.
+
+        Raises:
+            ValueError: The name is empty, or there is no room for any file.
+            OSError: The local file cannot be read.
+            ResourceCreationError: It is not the archive of an image, or too large; the message says which.
+            ResourceNotFoundError: The service does not offer it.
+            ResourceTimeoutError: It was not ready in time, and may become ready yet.
+        """
+        source = await upload_source(archive)
+        call = import_call(await self._service.control(), name, tag, fs_capacity_bytes, timeout)
+        made = await self._service.http.upload(call, source, (b"", b""), headers)
+        return await self._until_ready(made, timeout, on_progress, headers)
+
+    async def _until_ready(
+        self,
+        made: Snapshot,
+        timeout: float,
+        on_progress: ProgressCallback | None,
+        headers: Mapping[str, str] | None,
+    ) -> Snapshot:
         if made.status == "ready":
             return made
-        return await self.wait_for_snapshot(made.id, timeout=timeout, headers=headers)
+        interval = _SNAPSHOT_INTERVAL if on_progress is None else _PROGRESS_INTERVAL
+        return await self.wait_for_snapshot(
+            made.id, timeout=timeout, poll_interval=interval, on_progress=on_progress, headers=headers
+        )
 
     async def delete_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> None:
         """Delete a snapshot by its UUID, with all its tags; or by `name` or `name:tag`, that tag, and the snapshot with
@@ -611,9 +683,13 @@ class AsyncSandboxClient:
         *,
         timeout: float = 300,
         poll_interval: float = 2.0,
+        on_progress: ProgressCallback | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Wait until a snapshot is ready, looking often at first and then every `poll_interval` seconds, at least once.
+
+        Args:
+            on_progress: Called with what the service says of its progress, each time that it is something new.
 
         Raises:
             ResourceNotFoundError: There is no such snapshot.
@@ -626,4 +702,5 @@ class AsyncSandboxClient:
             name=snapshot_id,
             timeout=timeout,
             poll_interval=poll_interval,
+            on_progress=on_progress,
         )

@@ -1,13 +1,14 @@
 """Requests about snapshots that make, name or remove them (wire protocol, section 1.10).
 
-`SnapshotWish` and `CaptureWish` render themselves. `tag_call` and `push_call` are for services that offer more than the
-protocol has, such as this project's server; others answer 404 or 405.
+`SnapshotWish` and `CaptureWish` render themselves. `import_call`, `tag_call` and `push_call` are for services that
+offer more than the protocol has, such as this project's server; others answer 404 or 405.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import attrs
 
@@ -21,7 +22,7 @@ from .http_requests import run_config_payload
 if TYPE_CHECKING:
     from .http_requests import ControlPlane
 
-__all__ = ["CaptureWish", "SnapshotWish", "delete_call", "push_call", "tag_call", "tags_call"]
+__all__ = ["CaptureWish", "SnapshotWish", "delete_call", "import_call", "push_call", "tag_call", "tags_call"]
 
 _CREATE_TIMEOUT = 30.0
 """Seconds that the answer may take, which comes before the snapshot is ready, but not always at once."""
@@ -47,8 +48,7 @@ class SnapshotWish:
         quote_name(self.name, "snapshot")
         if not self.docker_image:
             raise ValueError("docker_image is the name of an image, not empty")
-        if self.fs_capacity_bytes < 1:
-            raise ValueError(f"fs_capacity_bytes is at least 1, not {self.fs_capacity_bytes!r}")
+        _check_capacity(self.fs_capacity_bytes)
 
     def call(self, control: ControlPlane) -> HttpCall[Snapshot]:
         """`POST /snapshots`."""
@@ -69,9 +69,10 @@ class CaptureWish:
         """Refuse what no service takes.
 
         Raises:
-            ValueError: The name is empty.
+            ValueError: The name is empty, or there is no room for any file.
         """
         quote_name(self.name, "snapshot")
+        _check_capacity(self.fs_capacity_bytes)
 
     def call(self, control: ControlPlane, sandbox_name: str) -> HttpCall[Snapshot]:
         """`POST /boxes/{name}/snapshot`."""
@@ -111,6 +112,25 @@ def tag_call(control: ControlPlane, reference: str, tag: str, name: str | None) 
     return attrs.evolve(call, resend=Resend.ALWAYS)
 
 
+def import_call(
+    control: ControlPlane, name: str, tag: str | None, fs_capacity_bytes: int | None, timeout: float
+) -> HttpCall[Snapshot]:
+    """`POST /snapshots/import`, whose body is the archive of an image, which is sent piece by piece.
+
+    `timeout` bounds each silence of the server.
+
+    Raises:
+        ValueError: The name is empty, or there is no room for any file.
+    """
+    quote_name(name, "snapshot")
+    _check_capacity(fs_capacity_bytes)
+    chosen = {"name": name, "tag": tag, "fs_capacity_bytes": fs_capacity_bytes}
+    query = urlencode({name: value for name, value in chosen.items() if value is not None})
+    call = _make(control, f"{control.url}/snapshots/import?{query}", {}, "snapshot")
+    headers = {"content-type": "application/x-tar"}
+    return attrs.evolve(call, body=None, headers=headers, timeout=timeout, unbounded_body=True)
+
+
 def push_call(
     control: ControlPlane, reference: str, image: str, registry_id: str | None, timeout: float
 ) -> HttpCall[str]:
@@ -132,6 +152,11 @@ def push_call(
 
 def _snapshot(control: ControlPlane, reference: str) -> str:
     return f"{control.url}/snapshots/{quote_snapshot(reference)}"
+
+
+def _check_capacity(value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"fs_capacity_bytes is at least 1, not {value!r}")
 
 
 def _payload(wish: SnapshotWish | CaptureWish) -> dict[str, Any]:

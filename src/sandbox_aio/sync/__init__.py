@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from ._generated import CommandHandle, Sandbox, SandboxClient, ServiceResponse, ServiceURL, ServiceWebSocket, Tunnel
+from ._generated import (
+    CommandHandle,
+    Registries,
+    Sandbox,
+    SandboxClient,
+    ServiceResponse,
+    ServiceURL,
+    ServiceWebSocket,
+    Tunnel,
+)
 from ._portal import Portal
 
 __all__ = [
     "CommandHandle",
     "Portal",
+    "Registries",
     "Sandbox",
     "SandboxClient",
     "ServiceResponse",

@@ -11,6 +11,7 @@ import attrs
 
 from ..client.client import AsyncSandboxClient
 from ..client.command import AsyncCommandHandle
+from ..client.registries import AsyncRegistries
 from ..client.sandbox import AsyncSandbox
 from ..client.service_url import AsyncServiceResponse, AsyncServiceURL
 from ..client.service_websocket import AsyncServiceWebSocket
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         FileStat,
         GlobResult,
         GrepResult,
+        Registry,
+        RegistryPage,
         ResourceStatus,
         RunConfig,
         ServiceAccess,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommandHandle",
+    "Registries",
     "Sandbox",
     "SandboxClient",
     "ServiceResponse",
@@ -114,6 +118,11 @@ class SandboxClient(Root[AsyncSandboxClient]):
     def api_key(self) -> str | None:
         """The key that is sent with every call; that of the embedded server is made by it."""
         return self._async.api_key
+
+    @property
+    def registries(self) -> Registries:
+        """Credentials for image registries, which snapshots of private images are made with."""
+        return Registries(self._bridge, self._async.registries)
 
     def to_async(self) -> AsyncSandboxClient:
         """A client with the same settings for programs with an event loop. Close both."""
@@ -459,6 +468,7 @@ class SandboxClient(Root[AsyncSandboxClient]):
         run_config: RunConfig | Mapping[str, Any] | None = None,
         timeout: float = 60,
         wait: bool = True,
+        on_progress: Callable[[str], object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Make a snapshot of an image and wait until it is ready. Interrupted, it is made all the same.
@@ -472,6 +482,7 @@ class SandboxClient(Root[AsyncSandboxClient]):
             run_config: User, folder and variables of commands, over what the image says.
             timeout: Seconds to wait until it is ready.
             wait: False returns at once; `wait_for_snapshot` waits then.
+            on_progress: Called with what the service says of its progress, each time that it is something new.
 
         Raises:
             ValueError: An argument is empty, or there is no room for any file.
@@ -479,7 +490,8 @@ class SandboxClient(Root[AsyncSandboxClient]):
             ResourceTimeoutError: It was not ready in time, and may become ready yet.
         """
         with unframed:
-            answer: Snapshot = self._bridge.call(
+            return self._bridge.call_relaying(
+                ["on_progress"],
                 self._async.create_snapshot,
                 name,
                 docker_image,
@@ -489,9 +501,9 @@ class SandboxClient(Root[AsyncSandboxClient]):
                 run_config=run_config,
                 timeout=timeout,
                 wait=wait,
+                on_progress=on_progress,
                 headers=headers,
             )
-            return answer
 
     def capture_snapshot(
         self,
@@ -503,6 +515,7 @@ class SandboxClient(Root[AsyncSandboxClient]):
         fs_capacity_bytes: int | None = None,
         run_config: RunConfig | Mapping[str, Any] | None = None,
         timeout: float = 60,
+        on_progress: Callable[[str], object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Make a snapshot of a running or stopped sandbox's files and wait until it is ready.
@@ -518,14 +531,17 @@ class SandboxClient(Root[AsyncSandboxClient]):
             fs_capacity_bytes: The most that its files may hold; by default as the sandbox's.
             run_config: User, folder and variables of commands, over what the sandbox has.
             timeout: Seconds to wait until it is ready.
+            on_progress: Called with what the service says of its progress, each time that it is something new.
 
         Raises:
+            ValueError: A name is empty, or there is no room for any file.
             ResourceNotFoundError: There is no such sandbox.
             ResourceCreationError: It could not be captured.
             ResourceTimeoutError: It was not ready in time, and may become ready yet.
         """
         with unframed:
-            answer: Snapshot = self._bridge.call(
+            return self._bridge.call_relaying(
+                ["on_progress"],
                 self._async.capture_snapshot,
                 sandbox_name,
                 name,
@@ -534,9 +550,54 @@ class SandboxClient(Root[AsyncSandboxClient]):
                 fs_capacity_bytes=fs_capacity_bytes,
                 run_config=run_config,
                 timeout=timeout,
+                on_progress=on_progress,
                 headers=headers,
             )
-            return answer
+
+    def import_snapshot(
+        self,
+        name: str,
+        archive: Source,
+        *,
+        tag: str | None = None,
+        fs_capacity_bytes: int | None = None,
+        timeout: float = 600,
+        on_progress: Callable[[str], object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Make a snapshot of an image that is in an archive, and wait until it is ready.
+
+        The archive is sent with little memory, whatever its size. Not every service offers this; sandbox-aio's server
+        does. Interrupted, it may be made all the same if the whole archive was sent.
+
+        Args:
+            name: What it is found by.
+            archive: What `docker save`, `podman save` or `skopeo copy ... oci-archive:FILE` writes: the path of a local
+                file, a binary file object, bytes, or an iterable of bytes.
+            tag: The tag that is published; by default `latest`.
+            fs_capacity_bytes: The most that its files may hold; by default as the service chooses.
+            timeout: Seconds that the service may be silent while it is sent, and then until it is ready.
+            on_progress: Called with what the service says of its progress, each time that it is something new.
+
+        Raises:
+            ValueError: The name is empty, or there is no room for any file.
+            OSError: The local file cannot be read.
+            ResourceCreationError: It is not the archive of an image, or too large; the message says which.
+            ResourceNotFoundError: The service does not offer it.
+            ResourceTimeoutError: It was not ready in time, and may become ready yet.
+        """
+        with unframed:
+            return self._bridge.call_relaying(
+                ["on_progress"],
+                self._async.import_snapshot,
+                name,
+                archive,
+                tag=tag,
+                fs_capacity_bytes=fs_capacity_bytes,
+                timeout=timeout,
+                on_progress=on_progress,
+                headers=headers,
+            )
 
     def delete_snapshot(self, snapshot_id: str, *, headers: Mapping[str, str] | None = None) -> None:
         """Delete a snapshot by its UUID, with all its tags; or by `name` or `name:tag`, that tag, and the snapshot with
@@ -625,9 +686,13 @@ class SandboxClient(Root[AsyncSandboxClient]):
         *,
         timeout: float = 300,
         poll_interval: float = 2.0,
+        on_progress: Callable[[str], object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Wait until a snapshot is ready, looking often at first and then every `poll_interval` seconds, at least once.
+
+        Args:
+            on_progress: Called with what the service says of its progress, each time that it is something new.
 
         Raises:
             ResourceNotFoundError: There is no such snapshot.
@@ -635,11 +700,13 @@ class SandboxClient(Root[AsyncSandboxClient]):
             ResourceTimeoutError: It was not ready within `timeout` seconds; `last_status` says what it was.
         """
         with unframed:
-            return self._bridge.call(
+            return self._bridge.call_relaying(
+                ["on_progress"],
                 self._async.wait_for_snapshot,
                 snapshot_id,
                 timeout=timeout,
                 poll_interval=poll_interval,
+                on_progress=on_progress,
                 headers=headers,
             )
 
@@ -758,6 +825,137 @@ class CommandHandle(Batched[AsyncCommandHandle, OutputChunk]):
         """Let go of the command, which runs on. Output that was not taken is dropped. Closing again does nothing."""
         with unframed:
             self._bridge.call(self._async.aclose)
+
+
+class Registries(Twin[AsyncRegistries]):
+    """Credentials for image registries, which snapshots of private images are made with.
+
+    ::
+
+        registry = client.registries.create(
+            name="internal", url="registry.example.com", username="robot", password=password
+        )
+        client.create_snapshot("app", "registry.example.com/app:1", 2 * 1024**3, registry_id=registry.id)
+
+    The service keeps what it is given here, and never tells it again.
+    """
+
+    def create(
+        self,
+        *,
+        name: str,
+        url: str,
+        auth_type: Literal["DOCKER_CONFIG", "AWS_ROLE"] | None = None,
+        aws_role_arn: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Registry:
+        """Give the service credentials for a registry.
+
+        Args:
+            name: Unique among your registries.
+            url: Where it is, such as `registry.example.com:5000`.
+            auth_type: `DOCKER_CONFIG`, the default, for `username` and `password`. `AWS_ROLE`, for `aws_role_arn`, is
+                not for every service.
+            password: Or a token, as the registry has it.
+
+        Raises:
+            ValueError: Name or URL are empty.
+            ResourceAlreadyExistsError: The name is taken.
+            ValidationError: The service does not take an argument; `field` says which.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.create,
+                name=name,
+                url=url,
+                auth_type=auth_type,
+                aws_role_arn=aws_role_arn,
+                username=username,
+                password=password,
+                headers=headers,
+            )
+
+    def retrieve(self, name: str, *, headers: Mapping[str, str] | None = None) -> Registry:
+        """Get a registry by its name.
+
+        Raises:
+            ResourceNotFoundError: There is no such registry.
+        """
+        with unframed:
+            return self._bridge.call(self._async.retrieve, name, headers=headers)
+
+    def update(
+        self,
+        path_name: str,
+        *,
+        auth_type: Literal["DOCKER_CONFIG", "AWS_ROLE"] | None = None,
+        aws_role_arn: str | None = None,
+        body_name: str | None = None,
+        password: str | None = None,
+        url: str | None = None,
+        username: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Registry:
+        """Change what is given of the registry called `path_name`; None leaves a thing as it is.
+
+        Args:
+            body_name: What it is called from now on.
+
+        Raises:
+            ResourceNotFoundError: There is no such registry.
+            ResourceNameConflictError: The new name is taken.
+            ValidationError: The service does not take an argument; `field` says which.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.update,
+                path_name,
+                auth_type=auth_type,
+                aws_role_arn=aws_role_arn,
+                body_name=body_name,
+                password=password,
+                url=url,
+                username=username,
+                headers=headers,
+            )
+
+    def list(
+        self,
+        *,
+        cursor: str | None = None,
+        limit: int | None = None,
+        name_contains: str | None = None,
+        offset: int | None = None,
+        page_size: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> RegistryPage:
+        """List registries: one page of at most `page_size`.
+
+        Args:
+            cursor: The `next_cursor` of the page before.
+            limit, offset: Older forms of `page_size` and `cursor`.
+        """
+        with unframed:
+            return self._bridge.call(
+                self._async.list,
+                cursor=cursor,
+                limit=limit,
+                name_contains=name_contains,
+                offset=offset,
+                page_size=page_size,
+                headers=headers,
+            )
+
+    def delete(self, name: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Have the service forget a registry and its credentials. Snapshots that came from it stay.
+
+        Raises:
+            ResourceNotFoundError: There is no such registry.
+        """
+        with unframed:
+            self._bridge.call(self._async.delete, name, headers=headers)
 
 
 class Sandbox(Managed[AsyncSandbox]):
