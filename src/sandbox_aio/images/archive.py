@@ -1,0 +1,229 @@
+"""Images in a file: what `docker save`, `podman save` and `skopeo copy ... oci-archive:` write.
+
+Two forms are known, and whatever writes one of them today writes the other beside it: an OCI image layout
+(`index.json`, `blobs/`) and Docker's own (`manifest.json`). The layout is preferred, since it has digests to check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import tarfile
+from typing import IO, TYPE_CHECKING, Final
+
+import attrs
+
+from ..shielding import shielded
+from .errors import ImageError
+from .layers import LayerInfo
+from .manifest import (
+    MAX_IMAGE_LAYERS,
+    ImageConfig,
+    Manifest,
+    chain_ids,
+    choose_platform,
+    parse_config,
+    parse_manifest,
+)
+from .pulled import PulledImage
+from .unpack import Unpacked, UnpackLimits, unpack_layer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .layers import LayerStore
+
+__all__ = ["import_archive"]
+
+MAX_MEMBERS: Final = 10_000
+"""Members of an archive; a layer takes three in the form with most of them."""
+MAX_DOCUMENT: Final = 8 << 20
+"""Bytes of a manifest, an index or a configuration."""
+
+
+@attrs.frozen
+class _Part:
+    """A layer in the archive, by the name of its member."""
+
+    member: str
+    diff_id: str
+
+
+async def import_archive(
+    path: Path, *, store: LayerStore, limits: UnpackLimits, pins: set[str], name: str = "the archive"
+) -> PulledImage:
+    """Bring the layers of the one image in a tar file, not compressed, into the store, as `pull` does.
+
+    `name` is what errors call the archive. Raises ImageError for a file that holds no image, more than one, or none for
+    this machine, and for layers that are not what they are said to be; OSError when the disk is full or fails.
+    Cancellation: layers that are whole stay in the store.
+    """
+    archive = await asyncio.to_thread(_Archive.open, path, name)
+    try:
+        return await _import(archive, store, limits, pins)
+    finally:
+        archive.close()
+
+
+async def _import(archive: _Archive, store: LayerStore, limits: UnpackLimits, pins: set[str]) -> PulledImage:
+    digest, config, parts = await asyncio.to_thread(archive.describe)
+    ids: list[str] = []
+    size, notes = 0, list[str]()
+    for part, chain in zip(parts, chain_ids(config.diff_ids), strict=True):
+        below = [store.tree(id) for id in ids]
+
+        async def make(
+            draft: Path, part: _Part = part, chain: str = chain, below: list[Path] = below, used: int = size
+        ) -> LayerInfo:
+            room = attrs.evolve(limits, max_bytes=limits.max_bytes - used)
+            unpacked = await shielded(asyncio.to_thread(archive.unpack, part, draft / "tree", below, room, store.owner))
+            return LayerInfo(
+                chain_id=chain,
+                diff_id=part.diff_id,
+                size_bytes=unpacked.size_bytes,
+                entries=unpacked.entries,
+                notes=unpacked.notes,
+            )
+
+        id = await store.ensure(chain, make, pins)
+        info = store.describe(id)
+        size += info.size_bytes
+        notes += info.notes
+        if size > limits.max_bytes:
+            raise ImageError(
+                f"{archive.name} holds more than the {limits.max_bytes:,} bytes that the snapshot may: raise "
+                "fs_capacity_bytes",
+                kind="ImageTooLarge",
+            )
+        ids.insert(0, id)
+    return PulledImage(
+        reference=archive.name, digest=digest, config=config, layers=tuple(ids), size_bytes=size, notes=tuple(notes)
+    )
+
+
+class _Archive:
+    """A tar file whose members are looked up by name. Everything here blocks, and is for one thread at a time."""
+
+    def __init__(self, file: IO[bytes], tar: tarfile.TarFile, name: str) -> None:
+        self.name = name
+        self._file = file
+        self._tar = tar
+        self._members: dict[str, tarfile.TarInfo] = {}
+
+    @classmethod
+    def open(cls, path: Path, name: str) -> _Archive:
+        """Read which members there are. Raises ImageError."""
+        file = path.open("rb")
+        try:
+            archive = cls(file, tarfile.TarFile(fileobj=file), name)
+            archive._index()
+        except (tarfile.TarError, ValueError) as error:
+            file.close()
+            raise archive_error(name, f"it is no tar archive: {error}") from error
+        except BaseException:
+            file.close()
+            raise
+        return archive
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _index(self) -> None:
+        for member in self._tar:
+            if len(self._members) >= MAX_MEMBERS:
+                raise archive_error(self.name, f"it has more than {MAX_MEMBERS:,} members: it is not an image")
+            if member.size < 0:
+                raise archive_error(self.name, "a member has less than no bytes")
+            self._members[member.name.removeprefix("./")] = member
+
+    def describe(self) -> tuple[str, ImageConfig, list[_Part]]:
+        """The image's digest, its configuration, and its layers, the lowest first."""
+        if "index.json" in self._members:
+            return self._describe_layout()
+        if "manifest.json" in self._members:
+            return self._describe_docker()
+        raise archive_error(self.name, "it has neither index.json nor manifest.json: it is not an image")
+
+    def _describe_layout(self) -> tuple[str, ImageConfig, list[_Part]]:
+        found = parse_manifest(self._document("index.json"), image=self.name)
+        digest = ""
+        for _ in range(3):  # An index may lead to an index, and that to a manifest.
+            if isinstance(found, Manifest):
+                break
+            wanted = {descriptor.digest for _, descriptor in found}
+            descriptor = found[0][1] if len(wanted) == 1 else choose_platform(found, image=self.name)
+            digest = descriptor.digest
+            found = parse_manifest(self._blob(digest), image=self.name)
+        if not isinstance(found, Manifest):
+            raise archive_error(self.name, "its indexes lead to no manifest")
+        config = parse_config(self._blob(found.config.digest), image=self.name, layers=len(found.layers))
+        parts = [
+            _Part(_blob_name(layer.digest), diff_id)
+            for layer, diff_id in zip(found.layers, config.diff_ids, strict=True)
+        ]
+        return digest, config, parts
+
+    def _describe_docker(self) -> tuple[str, ImageConfig, list[_Part]]:
+        try:
+            (entry,) = json.loads(self._document("manifest.json"))
+            layers, member = entry["Layers"], entry["Config"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise archive_error(self.name, "its manifest.json does not name one image; save one alone") from error
+        if not isinstance(layers, list) or len(layers) > MAX_IMAGE_LAYERS or not isinstance(member, str):
+            raise archive_error(self.name, "its manifest.json names no layers, or too many")
+        data = self._document(member)
+        config = parse_config(data, image=self.name, layers=len(layers))
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        return digest, config, [_Part(str(one), id) for one, id in zip(layers, config.diff_ids, strict=True)]
+
+    def unpack(self, part: _Part, tree: Path, below: list[Path], limits: UnpackLimits, owner: int) -> Unpacked:
+        """Unpack a layer, and see that it is the one that it should be."""
+        name = f"the layer {part.member[-71:]} of {self.name}"
+        with self._open(part.member) as source:
+            unpacked = unpack_layer(source, tree, below, limits=limits, owner=owner, name=name)
+        if unpacked.diff_id != part.diff_id:
+            raise ImageError(f"{name} unpacks to {unpacked.diff_id}, and should to {part.diff_id}", kind="ImageUnpack")
+        return unpacked
+
+    def _open(self, name: str) -> IO[bytes]:
+        member = self._members.get(name)
+        if member is not None and member.issym():  # Older programs save a layer that two images share only once.
+            way = f"{name.rpartition('/')[0]}/{member.linkname}".lstrip("/")
+            member = self._members.get(_normal(way))
+        file = self._tar.extractfile(member) if member is not None and member.isreg() else None
+        if file is None:
+            raise archive_error(self.name, f"it has no member {name[:200]!r}")
+        return file
+
+    def _document(self, name: str) -> bytes:
+        with self._open(name) as file:
+            data = file.read(MAX_DOCUMENT + 1)
+        if len(data) > MAX_DOCUMENT:
+            raise archive_error(self.name, f"its {name[:200]!r} is over {MAX_DOCUMENT:,} bytes")
+        return data
+
+    def _blob(self, digest: str) -> bytes:
+        data = self._document(_blob_name(digest))
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+            raise archive_error(self.name, f"its part {digest} is not what its digest says")
+        return data
+
+
+def _blob_name(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def _normal(way: str) -> str:
+    parts: list[str] = []
+    for part in way.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def archive_error(name: str, reason: str) -> ImageError:
+    """What is said of a file that cannot be used."""
+    return ImageError(f"{name} cannot be imported: {reason}", kind="ImagePull")
