@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-__all__ = ["Asked", "Reply", "Stock", "digest_of", "serving"]
+__all__ = ["Asked", "Reply", "Stock", "breaking", "digest_of", "serving"]
 
 
 @attrs.frozen(kw_only=True)
@@ -102,6 +102,58 @@ async def _serve(
     await writer.drain()
     if reply.pause is not None:
         await reply.pause.wait()
+
+
+@contextlib.asynccontextmanager
+async def breaking(target: str, *, up: Sequence[int] = (), down: Sequence[int] = ()) -> AsyncIterator[str]:
+    """Run a way to a server of which each connection breaks after so many bytes towards it (`up`), or from it; one for
+    which there is no number is whole. Give its `127.0.0.1:PORT`.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+    host, _, port = target.partition(":")
+    ups, downs = iter(up), iter(down)
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        there, back = await asyncio.open_connection(host, int(port))
+        ways = (_flow(reader, back, next(ups, None)), _flow(there, writer, next(downs, None)))
+        flows = [asyncio.create_task(way) for way in ways]
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for flow in flows:
+                flow.cancel()
+            await asyncio.gather(*flows, return_exceptions=True)
+            for end in (writer, back):
+                end.transport.abort()
+                with contextlib.suppress(ConnectionError, OSError):
+                    await end.wait_closed()
+            tasks.discard(task)
+
+    server = await asyncio.start_server(connection, "127.0.0.1", 0)
+    try:
+        yield "{}:{}".format(*server.sockets[0].getsockname())
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+async def _flow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int | None) -> None:
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(1 << 16):
+            if left is not None:
+                piece = piece[:left]
+                left -= len(piece)
+            writer.write(piece)
+            await writer.drain()
+            if left == 0:
+                return
 
 
 def digest_of(data: bytes) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,14 +18,17 @@ from sandbox_aio.images.manifest import Descriptor
 from sandbox_aio.images.registry import Registry
 from tests.images.archives import file, layer
 from tests.images.pulling import Puller
-from tests.images.servers import Asked, Reply, Stock, digest_of, serving
+from tests.images.servers import Asked, Reply, Stock, breaking, digest_of, serving
+from tests.registry import make_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from tests.registry import Registry as RealRegistry
 
 pytestmark = pytest.mark.anyio
 
+ROOT = Path(__file__).parents[2]
 LARGE = random.Random(7).randbytes(1_500_000).hex()
 
 
@@ -116,6 +121,48 @@ async def test_a_killed_server_leaves_what_the_next_one_takes_up(tmp_path: Path,
         assert successor.trees(await successor.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
     assert [asked.offset for asked in images.requests("blobs")] == [have]
     assert successor.progress[-1].bytes_done == successor.progress[-1].bytes_total
+
+
+PULL = """
+import asyncio, sys
+from pathlib import Path
+from tests.images.pulling import Puller
+asyncio.run(Puller(Path(sys.argv[1])).pull(sys.argv[2]))
+"""
+
+
+async def test_a_process_that_is_killed_outright_leaves_what_the_next_one_takes_up(tmp_path: Path) -> None:
+    images, end = stock("a"), asyncio.Event()
+    blobs = tmp_path / "state/blobs"
+    name = str(images.document["layers"][0]["digest"]).replace(":", "-") + ".part"
+    async with serving(changed(images, lambda asked, reply: attrs.evolve(reply, cut=2_500_000, pause=end))) as host:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PULL, str(tmp_path / "state"), f"{host}/a/b", cwd=ROOT
+        )
+        try:
+            while not (blobs / name).exists() or (blobs / name).stat().st_size < 2 << 20:
+                await asyncio.sleep(0.01)
+        finally:
+            process.kill()
+            await process.wait()
+    have = (blobs / name).stat().st_size
+    images.asked.clear()
+    successor = Puller(tmp_path / "state")
+    async with serving(images.answer) as host:
+        assert successor.trees(await successor.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
+    assert [asked.offset for asked in images.requests("blobs")] == [have]
+    assert list(blobs.iterdir()) == []
+
+
+@pytest.mark.root
+async def test_a_real_registry_over_a_line_that_breaks(hub: RealRegistry, tmp_path: Path, puller: Puller) -> None:
+    def large(root: Path) -> None:
+        (root / "a").write_text(LARGE)
+
+    image = hub.push(make_image(tmp_path / "image", [large]), "broken/line")
+    async with breaking(hub.host, down=(300_000, 200_000, 500_000)) as host:
+        assert puller.trees(await puller.pull(image.replace(hub.host, host))) == [{"a": LARGE}]
+    assert puller.progress[-1].bytes_done == puller.progress[-1].bytes_total
 
 
 @pytest.mark.parametrize("state", ["part", "whole", "too long"])

@@ -19,7 +19,7 @@ from sandbox_aio.images.push import push
 from sandbox_aio.images.reference import ImageReference
 from tests.images.archives import listing
 from tests.images.pulling import Puller
-from tests.images.servers import Asked, Reply, digest_of, serving
+from tests.images.servers import Asked, Reply, breaking, digest_of, serving
 from tests.registry import PASSWORD, USER, make_image, registry, run
 
 if TYPE_CHECKING:
@@ -169,6 +169,16 @@ async def test_many_layers(hub: Registry, puller: Puller, tmp_path: Path) -> Non
     await put(puller, f"{hub.host}/many", layers)
     root = await asyncio.to_thread(unpacked, f"{hub.host}/many:latest", tmp_path / "x")
     assert (root / "etc/new").read_text() == "0"
+
+
+async def test_a_real_registry_over_a_line_that_breaks(hub: Registry, puller: Puller, tmp_path: Path) -> None:
+    layer = await captured(puller)
+    progress: list[Progress] = []
+    async with breaking(hub.host, up=(1_000_000, 2_000_000)) as host:
+        await put(puller, f"{host}/broken/push", [layer], progress=progress)
+    assert progress[-1].bytes_done == progress[-1].bytes_total
+    root = await asyncio.to_thread(unpacked, f"{hub.host}/broken/push:latest", tmp_path / "x")
+    assert (root / "etc/new").read_bytes() == LARGE
 
 
 async def test_what_cannot_be_pushed_is_said(puller: Puller) -> None:
