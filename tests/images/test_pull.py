@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from sandbox_aio.images.access import Credentials, RegistryAccess
 from sandbox_aio.images.errors import ImageError
 from sandbox_aio.images.layers import LayerInfo
+from sandbox_aio.images.manifest import ACCEPTED, ARCHITECTURE, DOCKER_INDEX, OCI_INDEX
 from tests.images.pulling import Puller
+from tests.images.servers import digest_of
 from tests.registry import PASSWORD, USER, make_image, registry
 
 if TYPE_CHECKING:
@@ -67,6 +71,27 @@ async def test_an_image_arrives_whole(hub: Registry, layout: Path, puller: Pulle
     assert puller.progress[-1].layers_done == 2
     assert str(puller.progress[-1]).startswith("pulling: 2 of 2 layers, 0.0 of 0.0 MB")
     assert list(puller.blobs.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [OCI_INDEX, DOCKER_INDEX])
+async def test_an_index_leads_to_this_machines_image(hub: Registry, layout: Path, puller: Puller, kind: str) -> None:
+    name = f"index/{'docker' if 'docker' in kind else 'oci'}"
+    hub.push(layout, name, *(FORMATS["docker"] if "docker" in kind else ()))
+    url = f"http://{hub.host}/v2/{name}/manifests"
+    async with httpx.AsyncClient(headers={"accept": ", ".join(ACCEPTED)}) as client:
+        got = await client.get(f"{url}/latest")
+        data = got.content
+        entry = {"mediaType": got.headers["content-type"], "digest": digest_of(data), "size": len(data)}
+        platforms = ({"os": "linux", "architecture": "s390x"}, {"os": "linux", "architecture": ARCHITECTURE})
+        entries = [{**entry, "platform": platform} for platform in platforms]
+        index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).encode()
+        put = await client.put(f"{url}/many", content=index, headers={"content-type": kind})
+        assert put.status_code == 201, put.text
+    pulled = await puller.pull(f"{hub.host}/{name}:many")
+    assert len(pulled.layers) == 2
+    assert pulled.digest == digest_of(data)
+    for digest in (digest_of(index), digest_of(data)):
+        assert (await puller.pull(f"{hub.host}/{name}@{digest}")).layers == pulled.layers
 
 
 async def test_layers_that_are_there_are_neither_downloaded_nor_unpacked(

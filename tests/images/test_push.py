@@ -7,6 +7,7 @@ import json
 import os
 import random
 import stat
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -113,6 +114,42 @@ async def test_other_programs_read_what_is_pushed(hub: Registry, layout: Path, p
     last = progress[-1]
     assert (last.layers_done, last.bytes_done) == (2, last.bytes_total)
     assert str(last).startswith("pushing: 2 of 2 layers, ")
+
+
+async def test_another_program_unpacks_every_kind_of_file(hub: Registry, puller: Puller, tmp_path: Path) -> None:
+    async def make(draft: Path) -> LayerInfo:
+        tree = draft / "tree"
+        (tree / "d").mkdir()
+        for number, name in enumerate(("plain", "n" * 200, "\u00fcml\u00e4ut", "set")):
+            (tree / "d" / name).write_text(name)
+            os.utime(tree / "d" / name, (0, 1_600_000_000 + number))
+        os.chown(tree / "d/set", 70_000, 3_000_000)
+        (tree / "d/set").chmod(0o6711)
+        os.setxattr(tree / "d/plain", "user.note", b"some\x00thing")
+        os.setxattr(tree / "d/plain", "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0))
+        os.link(tree / "d/plain", tree / "a-link")
+        (tree / "d/dangling").symlink_to("x" * 300)
+        os.mkfifo(tree / "d/pipe", 0o620)
+        os.mknod(tree / "d/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        (tree / "d").chmod(0o1770)
+        return LayerInfo(size_bytes=0, entries=10)
+
+    layer = await puller.store.add(make, set())
+    await put(puller, f"{hub.host}/kinds", [layer])
+    root, tree = await asyncio.to_thread(unpacked, f"{hub.host}/kinds:latest", tmp_path / "x"), puller.store.tree(layer)
+    paths = sorted(path.relative_to(tree) for path in tree.rglob("*"))
+    assert sorted(path.relative_to(root) for path in root.rglob("*")) == paths
+    for path in paths:
+        one, other = (tree / path).lstat(), (root / path).lstat()
+        for field in ("st_mode", "st_uid", "st_gid", "st_rdev", "st_nlink"):
+            assert getattr(one, field) == getattr(other, field), (path, field)
+        if path.name != "dangling" and not stat.S_ISDIR(one.st_mode):
+            assert int(one.st_mtime) == int(other.st_mtime), path
+        if stat.S_ISREG(one.st_mode):
+            assert (tree / path).read_bytes() == (root / path).read_bytes()
+    assert (root / "d/dangling").readlink() == (tree / "d/dangling").readlink()
+    for attribute in ("user.note", "security.capability"):
+        assert os.getxattr(root / "a-link", attribute) == os.getxattr(tree / "d/plain", attribute)
 
 
 async def test_our_pull_brings_it_back(hub: Registry, layout: Path, puller: Puller, tmp_path: Path) -> None:

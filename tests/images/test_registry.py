@@ -17,6 +17,8 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from sandbox_aio.images.access import Credentials, RegistryAccess
 from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.push import push
+from sandbox_aio.images.reference import ImageReference
 from tests.images.archives import file, layer
 from tests.images.servers import Asked, Reply, Stock, serving
 from tests.registry import PASSWORD, USER, make_image, registry
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sandbox_aio.images.pulled import Progress
     from tests.images.pulling import Puller
 
 pytestmark = pytest.mark.anyio
@@ -162,7 +165,21 @@ async def test_a_registry_with_tokens(tmp_path: Path, layout: Path, puller: Pull
             assert caught.value.kind == "ImageUnauthorized"
             with pytest.raises(ImageError, match="answered 401 for 'alice'"):
                 await puller.pull(secret, credentials=Credentials(USER, "wrong"))
-            assert puller.trees(await puller.pull(secret, credentials=ALICE)) == [{"a": "a"}]
+            pulled = await puller.pull(secret, credentials=ALICE)
+            assert puller.trees(pulled) == [{"a": "a"}]
+            tokens.asked.clear()
+            target = ImageReference.parse(f"{guarded.host}/secret/b")
+            progress: list[Progress] = []
+            await push(
+                target, store=puller.store, layers=pulled.layers, config=pulled.config, access=RegistryAccess(),
+                credentials=ALICE, work=puller.blobs.directory, progress=progress.append,
+            )  # fmt: skip
+            # The layer was mounted from where it first came from, with a token for both.
+            scopes = [[value for name, value in asked.query if name == "scope"] for asked in tokens.asked]
+            own = "repository:secret/b:pull,push"
+            assert scopes == [[own], [own, "repository:public/a:pull"]]
+            assert progress[-1].bytes_total < 1000
+            assert (await puller.pull(str(target), credentials=ALICE)).layers == pulled.layers
 
 
 @pytest.mark.root
