@@ -98,6 +98,9 @@ class SandboxSpec:
     work_dir: str = "/"
     user: str | None = None
     env_vars: Mapping[str, str] = attrs.field(factory=dict)
+    profile: Literal["default", "build"] = "default"
+    """`build`: what runs in it may mount and make namespaces, as programs that build images do. Never a user's choice:
+    it opens more of the kernel to whatever runs there."""
     cpu_millicores: int | None = None
     """None: no limit. A runtime that cannot enforce a limit that is given raises `RuntimeFailure`."""
     mem_bytes: int | None = None

@@ -165,7 +165,7 @@ class _Child:
     def preparing_stages(self) -> Sequence[Stage]:
         return (
             ("hide this process", privileges.hide_this_process),
-            ("limit capabilities", privileges.limit_capabilities),
+            ("limit capabilities", lambda: privileges.limit_capabilities(self._preparation.profile)),
             ("limit resources", privileges.limit_resources),
             ("bring lo up", syscalls.loopback_up),
             ("listen for egress", self._listen_for_egress),
@@ -215,7 +215,7 @@ class _Child:
             ("enter the root directory", mounts.enter),
             ("protect /proc", mounts.protect_proc),
             ("set the host name", lambda: socket.sethostname(self._hostname)),
-            ("drop privileges", privileges.drop),
+            ("drop privileges", lambda: privileges.drop(self._preparation.profile)),
         )
 
     def become_daemon(self, entry: DaemonEntry) -> None:

@@ -48,6 +48,8 @@ class Preparation:
     """A directory that holds all that is `shelved`."""
     cgroup_files: tuple[str, ...] = ()
     """The `cgroup.procs` files to join."""
+    profile: str = "default"
+    """What it may do: see `privileges.PROFILES`."""
 
     @property
     def trees(self) -> tuple[Layer, ...]:
@@ -85,6 +87,7 @@ def preparation_from_json(data: dict[str, Any]) -> Preparation:
         ),
         shelf=None if data["shelf"] is None else _layer(data["shelf"]),
         cgroup_files=tuple(str(path) for path in data["cgroup_files"]),
+        profile=str(data["profile"]),
     )
 
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 import resource
 from typing import Final
 
+import attrs
+
 from . import seccomp, syscalls
 
-__all__ = ["KEPT_CAPABILITIES", "drop", "hide_this_process", "limit_capabilities", "limit_resources"]
+__all__ = [
+    "KEPT_CAPABILITIES",
+    "PROFILES",
+    "Profile",
+    "drop",
+    "hide_this_process",
+    "limit_capabilities",
+    "limit_resources",
+]
 
 KEPT_CAPABILITIES: Final = {
     "CAP_CHOWN": 0,
@@ -30,11 +40,30 @@ KEPT_CAPABILITIES: Final = {
 """All of them hold over the sandbox's own user namespace only. CAP_SYS_ADMIN and CAP_NET_ADMIN are gone: much of the
 kernel is reachable only with them."""
 
-_KEPT: Final = frozenset(KEPT_CAPABILITIES.values())
-_KEPT_MASK: Final = sum(1 << number for number in _KEPT)
+FOR_BUILDS: Final = {"CAP_SYS_ADMIN": 21}
+"""What a builder of images needs beside them: it mounts, and makes namespaces, within the sandbox's own."""
+
 _MAX_PROCESSES: Final = 16_384
 _MAX_OPEN_FILES: Final = 65_536
-_FILTER: Final = seccomp.program(syscalls.ARCHITECTURE) if syscalls.ARCHITECTURE in seccomp.ARCHITECTURES else b""
+
+
+@attrs.frozen
+class Profile:
+    """What the processes of a sandbox may do."""
+
+    capabilities: frozenset[int]
+    seccomp: bytes
+
+
+def _filter(*, builds: bool) -> bytes:
+    known = syscalls.ARCHITECTURE in seccomp.ARCHITECTURES
+    return seccomp.program(syscalls.ARCHITECTURE, allowed=seccomp.FOR_BUILDS if builds else ()) if known else b""
+
+
+PROFILES: Final = {
+    "default": Profile(frozenset(KEPT_CAPABILITIES.values()), _filter(builds=False)),
+    "build": Profile(frozenset((*KEPT_CAPABILITIES.values(), *FOR_BUILDS.values())), _filter(builds=True)),
+}
 
 
 def hide_this_process() -> None:
@@ -58,13 +87,14 @@ def limit_resources() -> None:
         resource.setrlimit(limit, (bound, bound))
 
 
-def limit_capabilities() -> None:
+def limit_capabilities(profile: str) -> None:
     """Let no program that is started, by whomever, have more than the kept capabilities. This process keeps its own."""
-    syscalls.bounding_set_drop(_KEPT)
+    syscalls.bounding_set_drop(PROFILES[profile].capabilities)
 
 
-def drop() -> None:
+def drop(profile: str) -> None:
     """Keep only harmless capabilities, never gain any by starting a program, and filter system calls from here on."""
-    syscalls.capabilities_set(_KEPT_MASK)
+    kept = PROFILES[profile]
+    syscalls.capabilities_set(sum(1 << number for number in kept.capabilities))
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    seccomp.install(_FILTER)
+    seccomp.install(kept.seccomp)

@@ -245,7 +245,12 @@ class NamespacesRuntime:
             self._clean_up()
 
     async def _preparation(
-        self, base: str | None, layers: tuple[str, ...], ids: IdMap, cgroup_files: tuple[str, ...] = ()
+        self,
+        base: str | None,
+        layers: tuple[str, ...],
+        ids: IdMap,
+        cgroup_files: tuple[str, ...] = (),
+        profile: str = "default",
     ) -> Preparation:
         return Preparation(
             sandboxes=str(self._state.sandboxes),
@@ -253,6 +258,7 @@ class NamespacesRuntime:
             overlays=await asyncio.to_thread(self._files.overlays, base, layers),
             shelf=self._files.shelf(layers),
             cgroup_files=cgroup_files,
+            profile=profile,
         )
 
     # One sandbox.
@@ -354,7 +360,7 @@ class NamespacesRuntime:
             groups = await asyncio.to_thread(
                 self._cgroups.make, spec.id, cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes
             )
-        preparation = await self._preparation(spec.base, spec.layers, sandbox.ids, groups)
+        preparation = await self._preparation(spec.base, spec.layers, sandbox.ids, groups, spec.profile)
         plan = attrs.asdict(BootPlan(id=spec.id, hostname=spec.hostname, preparation=preparation))
         with (
             handover.listener(self._state.daemon_socket(spec.id)) as listener,

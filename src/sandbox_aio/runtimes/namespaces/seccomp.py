@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from . import syscalls
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["ARCHITECTURES", "DENIED", "install", "program"]
 
@@ -72,6 +75,9 @@ DENIED: Final[dict[str, tuple[int | None, int | None, int]]] = {
     "_sysctl": (156, None, errno.EPERM),
 }
 
+FOR_BUILDS: Final = frozenset(("mount", "umount2", "pivot_root", "unshare", "setns"))
+"""What a builder of images is not denied."""
+
 ARCHITECTURES: Final = ("x86_64", "aarch64")
 _AUDIT_ARCH: Final = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}
 _NUMBERS: Final = {
@@ -112,8 +118,9 @@ def _fail(number: int) -> bytes:
     return _instruction(_RETURN, _RET_ERRNO | number)
 
 
-def program(architecture: str) -> bytes:
-    """Return the filter for `architecture`: eight bytes for each BPF instruction.
+def program(architecture: str, *, allowed: Collection[str] = ()) -> bytes:
+    """Return the filter for `architecture`: eight bytes for each BPF instruction. `allowed` are not denied after all;
+    with `unshare` among them, `clone` may make namespaces too.
 
     Every test stands beside its own verdict, so that no jump is longer than a handful of instructions.
     """
@@ -128,16 +135,19 @@ def program(architecture: str) -> bytes:
     ]
     if architecture == "x86_64":
         code += [_instruction(_JUMP_GREATER_OR_EQUAL, _X32_BIT, if_false=1), _fail(errno.ENOSYS)]
-    for *by_architecture, number in DENIED.values():
+    for name, (*by_architecture, number) in DENIED.items():
         call = by_architecture[column]
-        if call is not None:
+        if call is not None and name not in allowed:
             code += [_instruction(_JUMP_EQUAL, call, if_false=1), _fail(number)]
+    if "unshare" not in allowed:
+        code += [
+            _instruction(_JUMP_EQUAL, numbers["clone"], if_false=4),
+            _instruction(_LOAD, _ARG0),
+            _instruction(_JUMP_ANY_BIT, _NEW_NAMESPACES, if_false=1),
+            _fail(errno.EPERM),
+            allow,
+        ]
     code += [
-        _instruction(_JUMP_EQUAL, numbers["clone"], if_false=4),
-        _instruction(_LOAD, _ARG0),
-        _instruction(_JUMP_ANY_BIT, _NEW_NAMESPACES, if_false=1),
-        _fail(errno.EPERM),
-        allow,
         _instruction(_JUMP_EQUAL, numbers["ioctl"], if_false=5),
         _instruction(_LOAD, _ARG1),
         _instruction(_JUMP_EQUAL, _TIOCSTI, if_true=1),
