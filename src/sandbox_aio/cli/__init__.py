@@ -108,6 +108,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="offer an unpacked root file system as a snapshot; repeatable. DIRECTORY.json may set its user, work_dir "
         "and env_vars",
     )
+    add(
+        "--builds",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether clients may build images, in sandboxes that may mount and make namespaces of their own "
+        "(default: yes, where buildah is installed)",
+    )
     add("--public-url", metavar="URL", help="the origin that clients reach, behind a proxy")
     add(
         "--service-domain",

@@ -45,6 +45,7 @@ def serve_command(arguments: argparse.Namespace) -> int:
         public_url=arguments.public_url,
         service_domain=arguments.service_domain,
         snapshots=tuple(arguments.snapshot),
+        builds=arguments.builds,
         egress=arguments.egress,
         egress_allow=tuple(arguments.egress_allow),
         registry_mirrors=tuple(arguments.registry_mirror),

@@ -89,6 +89,7 @@ class ControlPlane:
                 Route("/boxes/{name}/service-urls", self.list_service_urls, methods=["GET"]),
                 Route("/boxes/{name}/service-urls", self.revoke_service_url, methods=["DELETE"]),
                 Route("/boxes/{name}/download-url", self.make_download_url, methods=["POST"]),
+                Route("/snapshots/builder", self.make_builder, methods=["POST"]),
                 *SnapshotRoutes(snapshots, registry).routes,
                 *RegistryRoutes(registries).routes,
             ],
@@ -184,6 +185,11 @@ class ControlPlane:
         body = await request.body()
         made = self._links.make_download_url(parameter(request, "name"), body, origin=self._origin(request))
         return JSONResponse(made, headers=PRIVATE)
+
+    async def make_builder(self, request: Request) -> Response:
+        origin = self._origin(request)
+        builder = await self._snapshots.builds.make_builder(await request.body())
+        return JSONResponse(views.sandbox(builder, origin=origin), status_code=201)
 
     async def not_offered(self, request: Request) -> Response:
         raise ApiError(501, "NotImplemented", f"this server does not offer {request.method} {request.scope['path']}")

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -110,6 +110,7 @@ class Sandbox:
     """The runtime's own snapshot below everything it is made from."""
     layers: tuple[str, ...] = ()
     """What it is made from over that, topmost first; it keeps them although the snapshot is deleted."""
+    profile: Literal["default", "build"] = "default"
     image: RunConfig = attrs.field(factory=RunConfig)
     """What its snapshot says, below what its creator asked for."""
     settings: Settings

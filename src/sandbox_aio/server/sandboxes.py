@@ -48,6 +48,7 @@ class NewSandbox:
     name: str | None
     snapshot: Snapshot
     settings: Settings
+    profile: Literal["default", "build"] = "default"
     fingerprint: bytes | None = None
 
 
@@ -86,7 +87,7 @@ class SandboxRegistry:
 
     async def _reconcile(self, sandbox: Sandbox, state: str | None) -> None:
         id, status = sandbox.id, sandbox.status
-        if status is Status.DELETING:
+        if status is Status.DELETING or sandbox.profile != "default":  # Nobody waits for what it built.
             self._begin_delete(sandbox)
         elif state is None and sandbox.made:
             self._apply(id, Change.BROKE, Failure("SandboxLost", "its files are gone from the server's disk"))
@@ -164,6 +165,7 @@ class SandboxRegistry:
             base=new.snapshot.base,
             layers=new.snapshot.layers,
             image=new.snapshot.run_config,
+            profile=new.profile,
             settings=new.settings,
             secret=secrets.token_urlsafe(32),
             fingerprint=new.fingerprint,
@@ -329,6 +331,7 @@ class SandboxRegistry:
             id=sandbox.id,
             base=sandbox.base,
             layers=sandbox.layers,
+            profile=sandbox.profile,
             hostname=sandbox.name,
             secret=sandbox.secret,
             work_dir=own.work_dir or image.work_dir or "/",

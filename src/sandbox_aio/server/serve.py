@@ -24,6 +24,7 @@ from sandbox_aio.runtimes.base import Capabilities, DaemonAddress, Runtime, Runt
 
 from .app import ControlPlane
 from .auth import Gate
+from .builds import Builds
 from .database import Database, StoreError
 from .downloads import Downloads
 from .egress import EgressGateway
@@ -93,6 +94,8 @@ class ServerConfig:
     """Registries that are spoken to without TLS."""
     registry_ca: Path | None = None
     """Certificates to trust in registries beside the system's, PEM."""
+    builds: bool = True
+    """Whether images may be built in sandboxes with a profile that opens more of the kernel."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -136,6 +139,7 @@ class Server:
         access = _registry_access(config)
         self.registries: RegistryBook = RegistryBook(access)
         self.snapshots: SnapshotRegistry = SnapshotRegistry(runtime, self.registry, access, self.registries.credentials)
+        self.snapshots.builds = Builds(self.registry, self.snapshots.index, access, offered=config.builds)
         self.registry.on_gone = self.snapshots.collect
         links = ServiceLinks(registry=self.registry, authority=self.authority, domain=config.service_domain)
         plane = ControlPlane(self.registry, self.snapshots, self.registries, links, public_url=config.public_url)
@@ -222,6 +226,7 @@ class Server:
         try:
             await self.registry.aclose()
             await self.egress.aclose()
+            self.snapshots.builds.close()
             if self._has_snapshots:
                 await self.snapshots.aclose()
             if self._database is not None:

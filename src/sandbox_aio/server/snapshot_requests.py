@@ -120,7 +120,6 @@ def parse_capture(body: bytes) -> CaptureRequest:
     check_fields(request, (*_COMMON, ("include", lambda request: _include(request.include))))
     _refuse_reserved(request.name)
     not_offered = {
-        "docker_image": "exports no image of a Docker engine in the sandbox",
         "checkpoint": "keeps no checkpoints",
         "include_memory": "keeps no memory",
         "image_config": "sets no entry point: none is run",

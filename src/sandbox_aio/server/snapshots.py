@@ -13,6 +13,8 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from sandbox_aio.images.errors import ImageError
 from sandbox_aio.images.layers import LayerInfo
 from sandbox_aio.images.pull import pull
@@ -21,6 +23,7 @@ from sandbox_aio.images.unpack import UnpackLimits
 from sandbox_aio.runtimes.base import MAX_LAYERS, Runtime, RuntimeFailure
 from sandbox_aio.shielding import shielded
 
+from .builds import BUILD_PROFILE, Builds
 from .database import StoreError
 from .errors import ApiError
 from .sandbox import RunConfig, Sandbox, Status
@@ -77,6 +80,7 @@ class SnapshotRegistry:
         self._collecting: asyncio.Task[None] | None = None
         self._closing = False
         self.index: SnapshotIndex = SnapshotIndex(runtime)
+        self.builds: Builds
         self.layers: LayerStore
         self.blobs: BlobStore
 
@@ -182,6 +186,9 @@ class SnapshotRegistry:
         if len(sandbox.layers) >= MAX_LAYERS:
             message = f"sandbox {sandbox.name!r} has {MAX_LAYERS} layers, the limit: push and pull what it is made from"
             raise ApiError(422, "ValidationError", message)
+        if request.docker_image is not None and sandbox.profile != BUILD_PROFILE:
+            message = "docker_image: only a sandbox that was made to build images has any; see POST /snapshots/builder"
+            raise ApiError(501, "NotImplemented", message)
         self._require_room()
         own, below = sandbox.settings.run_config, sandbox.image
         asked = to_run_config(request.run_config)
@@ -204,9 +211,27 @@ class SnapshotRegistry:
             base=sandbox.base,
             layers=sandbox.layers,
         )
+        if request.docker_image is not None:
+            snapshot = attrs.evolve(
+                snapshot, docker_image=request.docker_image, base=None, layers=(), run_config=RunConfig()
+            )
         self.index.store(snapshot)
-        self._begin(snapshot.id, self._capture(snapshot, sandbox.id))
+        takes = request.docker_image is not None
+        self._begin(snapshot.id, self._take_image(snapshot, sandbox) if takes else self._capture(snapshot, sandbox.id))
         return snapshot
+
+    async def _take_image(self, snapshot: Snapshot, sandbox: Sandbox) -> None:
+        assert snapshot.docker_image is not None
+        self._tell(snapshot.id, "taking the image out of its builder")
+        pulled = await self.builds.take_image(
+            sandbox,
+            snapshot.docker_image,
+            self.blobs.directory,
+            store=self.layers,
+            capacity=snapshot.fs_capacity_bytes,
+            pins=self._pins[snapshot.id],
+        )
+        self.finish(snapshot.id, pulled)
 
     async def _capture(self, snapshot: Snapshot, sandbox_id: str) -> None:
         self._tell(snapshot.id, "capturing")
