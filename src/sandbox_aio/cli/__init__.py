@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .snapshot_parser import add_snapshot_commands
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
             "Without LANGSMITH_ENDPOINT, a server is started for it.",
         )
     )
+    snapshot = commands.add_parser(
+        "snapshot",
+        help="make and keep what sandboxes start from",
+        description="Make, list, name, move and remove the snapshots of the server at LANGSMITH_ENDPOINT.",
+    )
+    add_snapshot_commands(snapshot)
+    snapshot.set_defaults(action=_snapshot_action)
     return parser
 
 
@@ -186,6 +195,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from .run import run_command
 
     return run_command(arguments)
+
+
+def _snapshot_action(arguments: argparse.Namespace) -> int:
+    from .snapshot import snapshot_command
+
+    return snapshot_command(arguments)
 
 
 def complain(message: str, hint: str = "") -> None:
