@@ -48,6 +48,8 @@ class Reply:
     cut: int | None = None
     pause: asyncio.Event | None = None
     """What is waited for before the connection ends."""
+    drip: float | None = None
+    """Seconds between one KiB of the body and the next."""
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +100,12 @@ async def _serve(
     writer.write(f"HTTP/1.1 {reply.status} It\r\n".encode())
     writer.write("".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode() + b"\r\n")
     if method != "HEAD":
-        writer.write(reply.body[: reply.cut])
+        step = 1 << 10 if reply.drip else len(reply.body) or 1
+        for begin in range(0, len(reply.body), step):
+            writer.write(reply.body[: reply.cut][begin : begin + step])
+            if reply.drip:
+                await writer.drain()
+                await asyncio.sleep(reply.drip)
     await writer.drain()
     if reply.pause is not None:
         await reply.pause.wait()

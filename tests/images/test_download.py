@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from sandbox_aio.images import download
 from sandbox_aio.images.access import RegistryAccess
 from sandbox_aio.images.errors import ImageError
 from sandbox_aio.images.manifest import Descriptor
@@ -275,10 +276,10 @@ async def test_a_size_is_not_believed_because_the_blob_is_there(puller: Puller) 
     images = stock("a")
     entry = images.document["layers"][0]
     honest = Descriptor(digest=entry["digest"], size=entry["size"])
-    async with serving(images.answer) as host, Registry(host, RegistryAccess()) as registry:
-        async with puller.blobs.hold(registry, "a/b", honest, lambda size: None):
+    async with serving(images.answer) as host, Registry(host, RegistryAccess()) as there:
+        async with puller.blobs.hold(there, "a/b", honest, lambda size: None):
             with pytest.raises(ImageError, match="and the manifest says"):
-                async with puller.blobs.hold(registry, "c/d", attrs.evolve(honest, size=7), lambda size: None):
+                async with puller.blobs.hold(there, "c/d", attrs.evolve(honest, size=7), lambda size: None):
                     pass
         assert list(puller.blobs.directory.iterdir()) == []
 
@@ -287,6 +288,29 @@ async def test_a_layer_that_never_gets_on_is_given_up(puller: Puller) -> None:
     images = stock("a")
     await refused(puller, changed(images, lambda asked, reply: attrs.evolve(reply, cut=10)), "breaks off after 50 of")
     assert len(images.requests("blobs")) == 5
+
+
+async def test_a_registry_that_falls_silent_is_asked_again(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SILENCE", 0.2)
+    images, end = stock("a"), asyncio.Event()
+    cuts = iter((1_000_000,))
+
+    def change(asked: Asked, reply: Reply) -> Reply:
+        cut = next(cuts, None)
+        return attrs.evolve(reply, cut=cut, pause=None if cut is None else end)
+
+    async with serving(changed(images, change)) as host:
+        assert puller.trees(await puller.pull(f"{host}/a/b")) == [{"a": "a" + LARGE}]
+    assert [asked.offset for asked in images.requests("blobs")] == [0, 1_000_000]
+
+
+async def test_a_registry_that_only_drips_is_given_up(puller: Puller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SILENCE", 0.2)
+    images = stock("a")
+    await refused(puller, changed(images, lambda asked, reply: attrs.evolve(reply, drip=0.02)), "breaks off after")
+    offsets = [asked.offset for asked in images.requests("blobs")]
+    assert len(offsets) == 5
+    assert offsets == sorted(set(offsets))  # Each took up where the last was given up.
 
 
 async def test_an_image_that_cannot_fit_is_refused_before_it_is_downloaded(puller: Puller) -> None:
