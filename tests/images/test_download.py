@@ -238,6 +238,26 @@ async def test_at_most_four_layers_are_on_their_way_at_once(puller: Puller) -> N
     assert most == 4
 
 
+async def test_what_is_unpacked_makes_room_for_what_comes(puller: Puller) -> None:
+    images, end = stock(*"abc"), asyncio.Event()
+    first, _, last = (str(layer["digest"]) for layer in images.document["layers"])
+
+    async def answer(asked: Asked) -> Reply:
+        if asked.path.endswith(last):
+            await end.wait()
+        return images.answer(asked)
+
+    async with serving(answer) as host:
+        task = asyncio.create_task(puller.pull(f"{host}/a/b"))
+        while len(puller.store.ids()) < 2:
+            await asyncio.sleep(0.01)
+        while any(first in path.name.replace("-", ":") for path in puller.blobs.directory.iterdir()):
+            await asyncio.sleep(0.01)
+        end.set()
+        assert len((await task).layers) == 3
+    assert list(puller.blobs.directory.iterdir()) == []
+
+
 async def test_the_same_layer_twice_is_downloaded_once(puller: Puller) -> None:
     images = stock("a", "a")
     async with serving(images.answer) as host:

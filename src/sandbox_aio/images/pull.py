@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ..shielding import shielded
@@ -17,7 +17,9 @@ from .unpack import OVERHEAD, Unpacked, UnpackLimits, unpack_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+    from types import TracebackType
 
     from .access import Credentials, RegistryAccess
     from .download import BlobStore
@@ -81,15 +83,13 @@ class _Pull:
         pins: set[str],
         progress: Callable[[Progress], None],
     ) -> None:
-        self._registry = registry
         self._reference = reference
         self._place = f"{reference.registry}/{reference.repository}"
         self._store = store
-        self._blobs = blobs
         self._limits = limits
         self._pins = pins
         self._progress = progress
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._downloads = _Downloads(lambda layer: blobs.hold(registry, reference.repository, layer, self._count))
         self._done = self._total = self._bytes_done = self._bytes_total = 0
 
     async def run(self, manifest: Manifest, digest: str, config: ImageConfig) -> PulledImage:
@@ -102,15 +102,13 @@ class _Pull:
             raise too_large(str(self._reference), self._limits)
         ids: list[str] = []
         size, notes = 0, list[str]()
-        async with contextlib.AsyncExitStack() as stack:
-            tasks: dict[str, asyncio.Task[Path]] = {}
-            stack.push_async_callback(_end, tasks)
+        wanted = Counter(layer.digest for layer in manifest.layers)
+        async with self._downloads:
             for layer in missing:
-                if layer.digest not in tasks:
-                    tasks[layer.digest] = asyncio.create_task(self._download(stack, layer))
+                self._downloads.begin(layer)
             for layer, chain, diff_id in zip(manifest.layers, chains, config.diff_ids, strict=True):
                 self._report()
-                id = await self._layer(tasks, stack, layer, chain, diff_id, ids, size)
+                id = await self._layer(layer, chain, diff_id, ids, size)
                 info = self._store.describe(id)
                 size += info.size_bytes
                 notes += info.notes
@@ -118,6 +116,9 @@ class _Pull:
                     raise too_large(str(self._reference), self._limits)
                 ids.insert(0, id)
                 self._done += 1
+                wanted[layer.digest] -= 1
+                if not wanted[layer.digest]:
+                    await self._downloads.release(layer)
         self._report()
         return PulledImage(
             reference=str(self._reference),
@@ -128,22 +129,11 @@ class _Pull:
             notes=tuple(notes),
         )
 
-    async def _layer(
-        self,
-        tasks: dict[str, asyncio.Task[Path]],
-        stack: contextlib.AsyncExitStack,
-        layer: Descriptor,
-        chain: str,
-        diff_id: str,
-        below: Sequence[str],
-        used: int,
-    ) -> str:
+    async def _layer(self, layer: Descriptor, chain: str, diff_id: str, below: Sequence[str], used: int) -> str:
         lowers = [self._store.tree(id) for id in below]
 
         async def make(draft: Path) -> LayerInfo:
-            if layer.digest not in tasks:  # It was there when the pull began.
-                tasks[layer.digest] = asyncio.create_task(self._download(stack, layer))
-            path = await asyncio.shield(tasks[layer.digest])
+            path = await self._downloads.get(layer)
             name = f"the layer {layer.digest[:19]} of {self._reference}"
             limits = UnpackLimits(max_bytes=self._limits.max_bytes - used, max_entries=self._limits.max_entries)
             unpacked = await unpack_file(path, draft, lowers, limits=limits, owner=self._store.owner, name=name)
@@ -161,11 +151,6 @@ class _Pull:
 
         return await self._store.ensure(chain, make, self._pins)
 
-    async def _download(self, stack: contextlib.AsyncExitStack, layer: Descriptor) -> Path:
-        async with self._slots:
-            holding = self._blobs.hold(self._registry, self._reference.repository, layer, self._count)
-            return await stack.enter_async_context(holding)
-
     def _count(self, size: int) -> None:
         self._bytes_done += size
         self._report()
@@ -181,11 +166,53 @@ class _Pull:
         )
 
 
-async def _end(tasks: dict[str, asyncio.Task[Path]]) -> None:
-    """End what still downloads, and look at what came of it, so that no failure is reported as never looked at."""
-    for task in tasks.values():
-        task.cancel()
-    await asyncio.gather(*tasks.values(), return_exceptions=True)
+class _Downloads:
+    """The layers of one pull on their way, so many at once; each file is there until its layer is released. Use it in
+    `async with`: what is not released by then is kept for another try if the block failed.
+    """
+
+    def __init__(self, hold: Callable[[Descriptor], AbstractAsyncContextManager[Path]]) -> None:
+        self._hold = hold
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[Path]] = {}
+        self._held: dict[str, AbstractAsyncContextManager[Path]] = {}
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        try:
+            # What came of them is looked at, so that no failure is reported as never looked at.
+            await shielded(asyncio.gather(*self._tasks.values(), return_exceptions=True))
+        finally:
+            for holding in self._held.values():
+                await holding.__aexit__(kind, error, traceback)
+
+    def begin(self, layer: Descriptor) -> asyncio.Task[Path]:
+        """Have a layer brought, if it is not on its way."""
+        if layer.digest not in self._tasks:
+            self._tasks[layer.digest] = asyncio.create_task(self._bring(layer))
+        return self._tasks[layer.digest]
+
+    async def get(self, layer: Descriptor) -> Path:
+        """Wait for a layer. Cancellation: it is brought all the same."""
+        return await asyncio.shield(self.begin(layer))
+
+    async def release(self, layer: Descriptor) -> None:
+        """Give a layer up that is unpacked, so that there is room for the next ones."""
+        if (holding := self._held.pop(layer.digest, None)) is not None:
+            await holding.__aexit__(None, None, None)
+
+    async def _bring(self, layer: Descriptor) -> Path:
+        async with self._slots:
+            holding = self._hold(layer)
+            path = await holding.__aenter__()
+            self._held[layer.digest] = holding
+            return path
 
 
 def too_large(image: str, limits: UnpackLimits) -> ImageError:
