@@ -36,6 +36,10 @@ def test_trio_fleet() -> None:
     assert left == "left: 0 sandboxes"
 
 
+def test_snapshots() -> None:
+    assert run("snapshots.py").splitlines() == ["42", "42", "42", "tags: stable v1"]
+
+
 def test_demo() -> None:
     output = run("demo.py")
     assert output.count("streamed: 'line 3\\n'") == 3

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langsmith.resources.sandboxes.registries import RegistriesResource
 from langsmith.sandbox import CommandHandle, Sandbox, SandboxClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-WRAPPED = (SandboxClient, Sandbox, CommandHandle)
+WRAPPED = (SandboxClient, Sandbox, CommandHandle, RegistriesResource)
 
 
 class Awaitable:
@@ -28,7 +29,7 @@ class Awaitable:
             return self._call(getattr, self._blocking, name)
         value = getattr(self._blocking, name)
         if not callable(value):
-            return value
+            return _wrapped(value)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await self._call(value, *args, **kwargs)

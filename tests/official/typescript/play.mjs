@@ -1,6 +1,6 @@
 // Plays every scenario against a server, and prints one line of JSON about each: {"name", "error"?}.
 //
-//   node [--import ./without_ws.mjs] play.mjs ws|http ENDPOINT API_KEY
+//   node [--import ./without_ws.mjs] play.mjs ws|http ENDPOINT API_KEY IMAGE
 //
 // Scenarios share one client, and each gets a sandbox of its own, so they run at the same time, a few at once.
 
@@ -11,7 +11,7 @@ import { onlyWithoutWs, onlyWithWs, withOrWithoutWs } from "./scenarios.mjs";
 const AT_ONCE = 4;
 const DEADLINE_MS = 30_000;
 
-const [transport, apiEndpoint, apiKey] = process.argv.slice(2);
+const [transport, apiEndpoint, apiKey, image] = process.argv.slice(2);
 const client = new SandboxClient({ apiEndpoint, apiKey });
 const scenarios = Object.entries({ ...withOrWithoutWs, ...(transport === "ws" ? onlyWithWs : onlyWithoutWs) });
 
@@ -27,7 +27,7 @@ async function play(scenario) {
   const sandbox = await client.createSandbox({ snapshotName: "host" });
   const { passed, cancel } = deadline();
   try {
-    await Promise.race([scenario({ client, sandbox, apiEndpoint, apiKey }), passed]);
+    await Promise.race([scenario({ client, sandbox, apiEndpoint, apiKey, image }), passed]);
   } finally {
     cancel();
     await client.deleteSandbox(sandbox.name);

@@ -1,5 +1,6 @@
-// What the official TypeScript client must find on our server. Each scenario gets {client, sandbox, apiEndpoint, apiKey}
-// with a sandbox of its own, and throws if anything is not as it should be.
+// What the official TypeScript client must find on our server. Each scenario gets {client, sandbox, apiEndpoint, apiKey,
+// image} with a sandbox of its own and the name of an image with a Python in a registry, and throws if anything is not
+// as it should be.
 
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
@@ -7,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import {
   LangSmithCommandTimeoutError,
+  LangSmithResourceCreationError,
   LangSmithResourceNotFoundError,
   LangSmithSandboxAuthenticationError,
   LangSmithSandboxError,
@@ -71,6 +73,41 @@ export const withOrWithoutWs = {
     await assert.rejects(starting, (error) => {
       assert.ok(error instanceof LangSmithSandboxOperationError);
       assert.match(error.message, /no\/such\/shell/);
+      return true;
+    });
+  },
+
+  async snapshot_of_an_image_and_of_a_sandbox({ client, image }) {
+    const name = `team/${randomBytes(4).toString("hex")}`;
+    const snapshot = await client.createSnapshot(name, image, 256 * MIB);
+    assert.deepEqual({ name: snapshot.name, status: snapshot.status }, { name, status: "ready" });
+    const first = await client.createSandbox(snapshot.id);
+    let captured;
+    try {
+      assert.equal((await first.run("python -c 'print(2 + 2)'")).stdout, "4\n");
+      await first.write("/kept", "kept");
+      captured = await first.captureSnapshot(`${name}-captured`);
+    } finally {
+      await client.deleteSandbox(first.name);
+    }
+    const second = await client.createSandbox(captured.id);
+    try {
+      assert.equal((await second.run("cat /kept; python -c 'print(2 + 2)'")).stdout, "kept4\n");
+    } finally {
+      await client.deleteSandbox(second.name);
+    }
+    const listed = await client.listSnapshots({ nameContains: name });
+    assert.deepEqual(listed.map((one) => one.id).sort(), [snapshot.id, captured.id].sort());
+    await client.deleteSnapshot(captured.id);
+    await client.deleteSnapshot(snapshot.id);
+    await assert.rejects(client.getSnapshot(snapshot.id), LangSmithResourceNotFoundError);
+  },
+
+  async snapshot_of_an_image_that_is_not_there({ client, image }) {
+    const making = client.createSnapshot("missing", `${image}-missing`, 256 * MIB);
+    await assert.rejects(making, (error) => {
+      assert.ok(error instanceof LangSmithResourceCreationError);
+      assert.match(error.message, /missing/);
       return true;
     });
   },

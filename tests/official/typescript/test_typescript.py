@@ -35,16 +35,16 @@ def scenarios() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def outcomes(server: Server) -> dict[str, dict[str, str | None]]:
+def outcomes(server: Server, image: str) -> dict[str, dict[str, str | None]]:
     """For each transport, what became of each scenario: None, or an error's stack."""
     assert (FOLDER / "node_modules/langsmith").is_dir(), (
         f"the TypeScript SDK is not installed: run `make test`, or `npm ci` in {FOLDER}"
     )
-    return {transport: _play(transport, server) for transport in TRANSPORTS}
+    return {transport: _play(transport, server, image) for transport in TRANSPORTS}
 
 
-def _play(transport: str, server: Server) -> dict[str, str | None]:
-    command = ["node", *TRANSPORTS[transport], "play.mjs", transport, server.endpoint, API_KEY]
+def _play(transport: str, server: Server, image: str) -> dict[str, str | None]:
+    command = ["node", *TRANSPORTS[transport], "play.mjs", transport, server.endpoint, API_KEY, image]
     ended = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=150)
     assert ended.returncode == 0, f"node ended with status {ended.returncode}:\n{ended.stdout}\n{ended.stderr}"
     lines: list[dict[str, Any]] = [json.loads(line) for line in ended.stdout.splitlines()]
