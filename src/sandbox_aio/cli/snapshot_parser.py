@@ -78,8 +78,7 @@ def _add_capacity(parser: argparse.ArgumentParser, default: str | None) -> None:
         type=size,
         default=default,
         metavar="SIZE",
-        help="the most that the files of a sandbox of it may hold, such as 8GiB (default: "
-        f"{default or 'as the server chooses'})",
+        help=f"the most that its files may hold, such as 8GiB (default: {default or 'as the server chooses'})",
     )
 
 
