@@ -56,15 +56,16 @@ def registry(
     users: bool = False,
     tls: tuple[Path, Path] | None = None,
     token: Mapping[str, str] | None = None,
+    address: str = "127.0.0.1",
 ) -> Iterator[Registry]:
     """Run Debian's `docker-registry`, with its data in `folder`.
 
     `users`: only `USER` with `PASSWORD` may use it. `tls`: a certificate and its key, PEM. `token`: its settings for
-    tokens: `realm`, `service`, `issuer`, `rootcertbundle`.
+    tokens: `realm`, `service`, `issuer`, `rootcertbundle`. `address`: where it listens.
     """
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+        free.bind((address, 0))
+        host = f"{address}:{free.getsockname()[1]}"
     folder.mkdir(parents=True, exist_ok=True)
     http: dict[str, object] = {"addr": host}
     if tls is not None:

@@ -17,6 +17,7 @@ from ..protocol.snapshot_requests import (
     tag_call,
     tags_call,
 )
+from .dockerfile import DockerfileBuild
 from .pending import Pending
 from .registries import AsyncRegistries
 from .sandbox import AsyncSandbox
@@ -26,7 +27,8 @@ from .sources import upload_source
 from .waiting import wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
     from types import TracebackType
 
     from ..models import (
@@ -506,6 +508,58 @@ class AsyncSandboxClient:
         )
         made = await self._service.call(wish.call, headers)
         return await self._until_ready(made, timeout, on_progress, headers) if wait else made
+
+    async def create_snapshot_from_dockerfile(
+        self,
+        name: str,
+        dockerfile: str | PathLike[str],
+        fs_capacity_bytes: int | None = None,
+        *,
+        context: str | PathLike[str] = ".",
+        build_args: Mapping[str, str] | None = None,
+        target: str | None = None,
+        on_build_log: Callable[[str], Any] | None = None,
+        vcpus: float | None = None,
+        mem_bytes: int | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Build an image from a Dockerfile, in a sandbox of its own, and make a snapshot of it. It takes no Docker.
+
+        Cancelled, it stops, and nothing is left. What the builder supports is what buildah (this project's server) or
+        BuildKit (others) does, but for secrets, SSH agents and caches, which are not offered to it.
+
+        Args:
+            name: What the snapshot is found by.
+            dockerfile: Within `context`.
+            fs_capacity_bytes: The most that its files may hold.
+            context: The folder that is sent, but for what its `.dockerignore` leaves out, and `.git`.
+            build_args: For the `ARG` lines.
+            target: The stage to end with.
+            on_build_log: Called with each piece of the log.
+            vcpus, mem_bytes: The size of the sandbox that builds.
+            timeout: Seconds that each of the steps may take: the upload, the build, the capture. Most builds need more
+                than the default.
+
+        Raises:
+            ValueError: The context, the Dockerfile or a line of the `.dockerignore` is none.
+            ResourceCreationError: The build failed; the message ends with its log.
+            CommandTimeoutError: It took longer than `timeout`.
+        """
+        build = DockerfileBuild(
+            name=name,
+            dockerfile=dockerfile,
+            context=context,
+            fs_capacity_bytes=fs_capacity_bytes,
+            build_args=build_args,
+            target=target,
+            on_build_log=on_build_log,
+            vcpus=vcpus,
+            mem_bytes=mem_bytes,
+            timeout=timeout,
+            headers=headers,
+        )
+        return await build.run(self, self._service)
 
     async def capture_snapshot(
         self,

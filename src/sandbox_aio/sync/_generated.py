@@ -21,6 +21,7 @@ from ._bridge import Batched, Managed, Root, Twin, unframed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     import httpx
 
@@ -502,6 +503,60 @@ class SandboxClient(Root[AsyncSandboxClient]):
                 timeout=timeout,
                 wait=wait,
                 on_progress=on_progress,
+                headers=headers,
+            )
+
+    def create_snapshot_from_dockerfile(
+        self,
+        name: str,
+        dockerfile: str | PathLike[str],
+        fs_capacity_bytes: int | None = None,
+        *,
+        context: str | PathLike[str] = ".",
+        build_args: Mapping[str, str] | None = None,
+        target: str | None = None,
+        on_build_log: Callable[[str], object] | None = None,
+        vcpus: float | None = None,
+        mem_bytes: int | None = None,
+        timeout: float = 60,
+        headers: Mapping[str, str] | None = None,
+    ) -> Snapshot:
+        """Build an image from a Dockerfile, in a sandbox of its own, and make a snapshot of it. It takes no Docker.
+
+        Interrupted, it stops, and nothing is left. What the builder supports is what buildah (this project's server) or
+        BuildKit (others) does, but for secrets, SSH agents and caches, which are not offered to it.
+
+        Args:
+            name: What the snapshot is found by.
+            dockerfile: Within `context`.
+            fs_capacity_bytes: The most that its files may hold.
+            context: The folder that is sent, but for what its `.dockerignore` leaves out, and `.git`.
+            build_args: For the `ARG` lines.
+            target: The stage to end with.
+            on_build_log: Called with each piece of the log.
+            vcpus, mem_bytes: The size of the sandbox that builds.
+            timeout: Seconds that each of the steps may take: the upload, the build, the capture. Most builds need more
+                than the default.
+
+        Raises:
+            ValueError: The context, the Dockerfile or a line of the `.dockerignore` is none.
+            ResourceCreationError: The build failed; the message ends with its log.
+            CommandTimeoutError: It took longer than `timeout`.
+        """
+        with unframed:
+            return self._bridge.call_relaying(
+                ["on_build_log"],
+                self._async.create_snapshot_from_dockerfile,
+                name,
+                dockerfile,
+                fs_capacity_bytes,
+                context=context,
+                build_args=build_args,
+                target=target,
+                on_build_log=on_build_log,
+                vcpus=vcpus,
+                mem_bytes=mem_bytes,
+                timeout=timeout,
                 headers=headers,
             )
 
