@@ -1,4 +1,4 @@
-"""The whole folder once more, as an ordinary user, when the tests are run by root."""
+"""The whole folder, and that of images, once more, as an ordinary user, when the tests are run by root."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("tests/runtimes", "tests/images")
 NOBODY = 65_534
 SCRIPT = f"""
 mount --bind "$1" "$2"
@@ -55,7 +56,7 @@ def test_everything_here_passes_as_an_ordinary_user() -> None:
         }
         options = ["-q", "--tb=native", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", "-o", "timeout=120"]
         done = subprocess.run(
-            [*IN_THE_OPEN, str(ROOT), str(checkout), interpreter(), "-m", "pytest", *options, "tests/runtimes"],
+            [*IN_THE_OPEN, str(ROOT), str(checkout), interpreter(), "-m", "pytest", *options, *FOLDERS],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -57,8 +57,14 @@ def pack_layer(tree: Path, out: Writer, *, owner: int = 0) -> Packed:
     `ImageExport`, for names that an archive would turn into something else, and OSError.
     """
     packer = _Packer(out, owner if os.geteuid() == 0 else None)
-    for path, name in _walk(os.fsencode(tree)):
-        packer.add(path, name)
+    try:
+        for path, name in _walk(os.fsencode(tree)):
+            packer.add(path, name)
+    except PermissionError as error:
+        where = os.path.relpath(os.fsdecode(error.filename), tree) if error.filename else "something in it"
+        raise ImageError(
+            f"{where!r} may not be read by an ordinary user; run the server as root to export it", kind="ImageExport"
+        ) from error
     packer.finish()
     return Packed(diff_id=f"sha256:{packer.digest.hexdigest()}", size_bytes=packer.size, entries=packer.entries)
 
