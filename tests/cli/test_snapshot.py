@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import signal
 import socketserver
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 import pytest
 
@@ -370,6 +372,25 @@ def test_engines_are_looked_for_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "podman").mkdir()
     (tmp_path / "podman/podman.sock").touch()
     assert engine_address("podman", {"XDG_RUNTIME_DIR": str(tmp_path)}) == f"unix://{tmp_path}/podman/podman.sock"
+
+
+@pytest.mark.anyio
+async def test_ctrl_c_ends_it_without_a_word() -> None:
+    looked = anyio.Event()
+
+    async def handler(request: Request) -> Reply:
+        if request.method == "GET":
+            looked.set()
+        return Reply(status=200, json=made("building"))
+
+    async with fake_service(handler) as service:
+        environment = {**os.environ, "LANGSMITH_ENDPOINT": service.url, "LANGSMITH_API_KEY": "k"}
+        async with await anyio.open_process([*PROGRAM, "pull", "debian"], env=environment) as process:
+            await looked.wait()
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            said = b"".join([piece async for piece in process.stderr])
+            assert (await process.wait(), said) == (130, b"")
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from sandbox_aio import (
@@ -176,6 +177,53 @@ async def test_an_archive_that_is_not_there_is_not_sent(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="no-such"):
             await client.import_snapshot("n", tmp_path / "no-such")
         assert server.requests == []
+
+
+async def test_a_cancelled_import_lets_go_of_its_source() -> None:
+    closed = anyio.Event()
+
+    async def endless(scope: anyio.CancelScope) -> AsyncGenerator[bytes]:
+        try:
+            for _ in range(100):
+                yield b"piece" * 1000
+            scope.cancel()
+            while True:
+                yield b"more"
+        finally:
+            closed.set()
+
+    async with service(Making(made())) as (client, server):
+        with anyio.CancelScope() as scope:
+            await client.import_snapshot("n", endless(scope))
+        assert scope.cancelled_caught
+        assert closed.is_set()
+        assert server.requests == []
+        assert (await client.get_snapshot("i")).status == "building"
+
+
+async def test_an_error_of_the_source_is_the_callers() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"piece"
+        raise LookupError("no more")
+
+    async with service(Making(made())) as (client, server):
+        with pytest.raises(LookupError, match="no more"):
+            await client.import_snapshot("n", broken())
+        assert server.requests == []
+
+
+async def test_a_service_without_imports_says_so() -> None:
+    async def handler(request: Request) -> Reply:
+        return error(404, "NotFound", "no such path")
+
+    async with service(handler) as (client, _):
+        for refused in (
+            client.import_snapshot("n", b"archive"),
+            client.tag_snapshot("n", "t"),
+            client.push_snapshot("n", "h/i"),
+        ):
+            with pytest.raises(ResourceNotFoundError, match="no such path"):
+                await refused
 
 
 async def test_tags_pushes_and_deletions() -> None:
