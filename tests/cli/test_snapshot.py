@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socketserver
 import subprocess
@@ -103,6 +104,8 @@ def test_sizes(text: str, value: int) -> None:
         ["pull", "a", "--capacity", "much"],
         ["pull", "a", "--capacity", "0"],
         ["pull", "a", "--timeout", "0"],
+        ["build", "."],
+        ["build", ".", "--name", "a", "--build-arg", "WHO"],
         ["rm"],
         ["tag", "a"],
         ["ls", "x"],
@@ -154,6 +157,27 @@ def test_pulled_listed_tagged_captured_and_removed(server: Server, image: str) -
     assert (removed.returncode, removed.stdout) == (1, f"caught:t\n{id}\n")
     assert re.fullmatch(r"sandbox-aio: .*no-such.*\n", removed.stderr)
     assert json.loads(run(server, "ls", "--json", "--name-contains", "team/sh").stdout) == []
+
+
+@pytest.mark.root
+def test_a_dockerfile_is_built_and_its_log_shown(server: Server, tmp_path: Path) -> None:
+    shutil.copy("/bin/busybox", tmp_path / "busybox")
+    (tmp_path / "File").write_text(
+        "FROM scratch AS base\nARG WHO\nCOPY busybox /bin/sh\nRUN echo built for $WHO\nFROM base\nRUN exit 7\n"
+    )
+    options = ["build", str(tmp_path), "-f", "File", "--name", "built"]
+    built = run(server, *options, "--build-arg", "WHO=you", "--target", "base", "--capacity", "64MiB")
+    assert built.returncode == 0, built.stderr
+    assert re.fullmatch(r"built:latest  [0-9a-f-]{36}  \d+\.\d MB\n", built.stdout)
+    assert "built for you" in built.stderr
+    failed = run(server, *options)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert re.search(r"^sandbox-aio: the build failed with exit code \d+\n\Z", failed.stderr, re.MULTILINE)
+    quiet = run(server, *options, "--quiet")
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    assert quiet.stderr.startswith("sandbox-aio: the build failed with exit code")
+    assert "exit 7" in quiet.stderr
+    assert run(server, "rm", "built").returncode == 0
 
 
 @pytest.mark.root

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from sandbox_aio import AsyncSandboxClient, SandboxClientError
+from sandbox_aio import AsyncSandboxClient, ResourceCreationError, SandboxClientError
 
 from . import complain
 from .engine import ENGINES, EngineError, engine_address, saved_image
@@ -103,6 +103,36 @@ async def _pull(session: _Session) -> int:
     )
     _show_made(made)
     return 0
+
+
+async def _build(session: _Session) -> int:
+    """The log goes to stderr, as it comes."""
+    arguments = session.arguments
+
+    async def show(text: str) -> None:
+        await anyio.to_thread.run_sync(_write_log, text)  # Whoever reads it may pause.
+
+    try:
+        made = await session.client.create_snapshot_from_dockerfile(
+            arguments.name,
+            arguments.file,
+            arguments.capacity,
+            context=arguments.directory,
+            build_args=dict(arguments.build_arg),
+            target=arguments.target,
+            on_build_log=None if arguments.quiet else show,
+            timeout=arguments.timeout,
+        )
+    except ResourceCreationError as error:
+        complain(str(error) if arguments.quiet else str(error).partition("\n")[0].rstrip(":"))
+        return 1
+    _show_made(made)
+    return 0
+
+
+def _write_log(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 async def _capture(session: _Session) -> int:
@@ -226,6 +256,7 @@ def _size(value: int | None) -> str:
 
 _ACTIONS = {
     "pull": _pull,
+    "build": _build,
     "capture": _capture,
     "import": _import,
     "ls": _list,

@@ -30,6 +30,13 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
+def _build_arg(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def add_snapshot_commands(parser: argparse.ArgumentParser) -> None:
     """Add the commands to the parser of `snapshot`; `verb` says which was chosen."""
     verbs = parser.add_subparsers(required=True, metavar="COMMAND", dest="verb")
@@ -39,6 +46,16 @@ def add_snapshot_commands(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--tag", help="(default: the image's own, else latest)")
     add.add_argument("--registry", metavar="R", help="the registry, by id or name, whose credentials to use")
     _add_capacity(add, DEFAULT_CAPACITY)
+    _add_waiting(add)
+    add = verbs.add_parser("build", help="make a snapshot of what a Dockerfile says")
+    add.add_argument("directory", metavar="DIR", help="the context, which is sent to the server")
+    add.add_argument("-f", "--file", default="Dockerfile", metavar="FILE", help="within DIR (default: %(default)s)")
+    add.add_argument("--name", required=True, metavar="NAME", help="what to call it; its tag is latest")
+    add.add_argument(
+        "--build-arg", type=_build_arg, action="append", default=[], metavar="NAME=VALUE", help="for ARG; repeatable"
+    )
+    add.add_argument("--target", metavar="STAGE", help="the stage to end with (default: the last)")
+    _add_capacity(add, None)
     _add_waiting(add)
     add = verbs.add_parser("capture", help="make a snapshot of a sandbox's files")
     add.add_argument("sandbox", metavar="SANDBOX")
