@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "CaptureRequest",
     "CreateSnapshotRequest",
+    "ImportRequest",
     "PushRequest",
     "TagRequest",
     "check_name",
     "parse_capture",
     "parse_create_snapshot",
+    "parse_import",
     "parse_push",
     "parse_tag",
     "split_reference",
@@ -35,6 +37,7 @@ __all__ = [
 
 MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 1024
+MAX_DIGITS: Final = 18
 PARTS: Final = frozenset(("all", "mounts", "proxy_config", "env_vars", "resources", "lifecycle", "labels"))
 """What a capture may be asked to hold beside files."""
 RESERVED: Final = "system/"
@@ -86,6 +89,15 @@ class CaptureRequest:
 
 
 @attrs.frozen(kw_only=True)
+class ImportRequest:
+    """The query of `POST /snapshots/import`; None means absent."""
+
+    name: str
+    tag: str | None = None
+    fs_capacity_bytes: int | None = None
+
+
+@attrs.frozen(kw_only=True)
 class TagRequest:
     """The body of `POST /snapshots/{reference}/tags`."""
 
@@ -130,6 +142,19 @@ def parse_capture(body: bytes) -> CaptureRequest:
     if others := set(request.include or ()) - {"labels"}:
         names = ", ".join(sorted(others))
         raise ApiError(501, "NotImplemented", f"include: a capture holds files, and may hold labels, but not {names}")
+    return request
+
+
+def parse_import(asked: Mapping[str, str]) -> ImportRequest:
+    """Raises InvalidFieldsError, which names every bad member of the query."""
+    capacity = asked.get("fs_capacity_bytes")
+    if capacity is not None and not (capacity.isascii() and capacity.isdigit() and len(capacity) <= MAX_DIGITS):
+        raise InvalidFieldsError([Detail("fs_capacity_bytes", "fs_capacity_bytes: must be a number of bytes")])
+    request = ImportRequest(
+        name=asked.get("name", ""), tag=asked.get("tag"), fs_capacity_bytes=None if capacity is None else int(capacity)
+    )
+    check_fields(request, _COMMON[:3])
+    _refuse_reserved(request.name)
     return request
 
 

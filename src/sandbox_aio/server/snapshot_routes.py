@@ -12,7 +12,7 @@ from .errors import ApiError
 from .paging import SortKey, paginate
 from .queries import parameter, query, values
 from .snapshot import SnapshotStatus
-from .snapshot_requests import parse_capture, parse_create_snapshot, parse_tag
+from .snapshot_requests import parse_capture, parse_create_snapshot, parse_import, parse_push, parse_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,8 @@ class SnapshotRoutes:
         self.routes: list[Route] = [
             Route("/snapshots", self.create, methods=["POST"]),
             Route("/snapshots", self.list, methods=["GET"]),
+            Route("/snapshots/import", self.receive, methods=["POST"]),
+            Route("/snapshots/{reference}/push", self.push, methods=["POST"]),
             Route("/snapshots/{reference}", self.get, methods=["GET"]),
             Route("/snapshots/{reference}", self.delete, methods=["DELETE"]),
             Route("/snapshots/{reference}/tags", self.tag, methods=["POST"]),
@@ -59,6 +61,15 @@ class SnapshotRoutes:
         sandbox = await self._sandboxes.wait_started(parameter(request, "name"))
         snapshot = await self._snapshots.capture(sandbox, wanted)
         return await self._answer(await self._snapshots.settled(snapshot.id), 201)
+
+    async def receive(self, request: Request) -> Response:
+        snapshot = await self._snapshots.receive(parse_import(query(request)), request.stream())
+        return await self._answer(snapshot, 201)
+
+    async def push(self, request: Request) -> Response:
+        wanted = parse_push(await request.body())
+        digest = await self._snapshots.push(parameter(request, "reference"), wanted)
+        return JSONResponse({"image": str(wanted.reference), "digest": digest})
 
     async def list(self, request: Request) -> Response:
         asked = query(request)

@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from sandbox_aio.images.archive import import_archive
 from sandbox_aio.images.errors import ImageError
 from sandbox_aio.images.layers import LayerInfo
+from sandbox_aio.images.manifest import ImageConfig
 from sandbox_aio.images.pull import pull
+from sandbox_aio.images.push import push
 from sandbox_aio.images.reference import ImageReference
-from sandbox_aio.images.unpack import UnpackLimits
+from sandbox_aio.images.unpack import OVERHEAD, UnpackLimits
 from sandbox_aio.runtimes.base import MAX_LAYERS, Runtime, RuntimeFailure
 from sandbox_aio.shielding import shielded
 
+from .archive_upload import received
 from .builds import BUILD_PROFILE, Builds
 from .database import StoreError
 from .errors import ApiError
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
 
     from .database import Database
     from .sandboxes import SandboxRegistry
-    from .snapshot_requests import CaptureRequest, CreateSnapshotRequest
+    from .snapshot_requests import CaptureRequest, CreateSnapshotRequest, ImportRequest, PushRequest
 
 __all__ = ["SnapshotRegistry"]
 
@@ -53,6 +57,8 @@ EARLY: Final = 1.0
 MAX_PULLS: Final = 4
 """Images that are pulled or imported at once; the others wait."""
 HINT: Final = "raise fs_capacity_bytes"
+IMPORT_CAPACITY: Final = 64 << 30
+"""The most bytes that the files of an imported image may hold, if the client says nothing."""
 MAX_JOBS: Final = 256
 """Snapshots that are being made or wait for it."""
 
@@ -250,6 +256,70 @@ class SnapshotRegistry:
                 kind="ImageTooLarge",
             )
         self._ready(snapshot, layers=layers, fs_used_bytes=used, status_message=None)
+
+    async def receive(self, request: ImportRequest, pieces: AsyncIterator[bytes]) -> Snapshot:
+        """Take the archive of an image, and make a snapshot of it; it is ready, or has failed. Raises ApiError.
+
+        Cancellation: while the archive comes, nothing is left; then the snapshot is made all the same, or given up.
+        """
+        await self.index.require_free(request.name)
+        self._require_room()
+        capacity = request.fs_capacity_bytes or IMPORT_CAPACITY
+        async with received(pieces, self.blobs.directory, capacity + OVERHEAD) as archive:
+            self._require_room()
+            snapshot = Snapshot(
+                id=str(uuid.uuid4()),
+                name=request.name,
+                origin=Origin.IMPORT,
+                wanted_tag=request.tag or "latest",
+                fs_capacity_bytes=capacity,
+            )
+            self.index.store(snapshot)
+            self._begin(snapshot.id, self._import(snapshot, archive))
+            await asyncio.wait([self._jobs[snapshot.id]])
+        return await self.index.get(snapshot.id)
+
+    async def _import(self, snapshot: Snapshot, archive: Path) -> None:
+        self._tell(snapshot.id, "unpacking the archive")
+        async with self._slots:
+            limits = UnpackLimits(max_bytes=snapshot.fs_capacity_bytes)
+            pins = self._pins[snapshot.id]
+            self.finish(snapshot.id, await import_archive(archive, store=self.layers, limits=limits, pins=pins))
+
+    async def push(self, reference: str, request: PushRequest) -> str:
+        """Push a ready snapshot as an image, and return the digest that the registry has of it. Raises ApiError."""
+        snapshot = await self.index.get(reference)
+        if snapshot.status is not SnapshotStatus.READY:
+            raise ApiError(409, "NotReady", f"snapshot {reference!r} is {snapshot.status}: it cannot be pushed")
+        if snapshot.base is not None:
+            message = (
+                f"snapshot {reference!r} stands on the server's own files, which are no layer: it cannot be pushed"
+            )
+            raise ApiError(422, "ImageExport", message)
+        target, credentials = request.reference, None
+        if request.registry_id is not None:
+            credentials = self._credentials(request.registry_id, target.registry)
+        config = ImageConfig(
+            user=snapshot.run_config.user,
+            work_dir=snapshot.run_config.work_dir,
+            env_vars=dict(snapshot.run_config.env_vars),
+        )
+        async with self._slots, self.pinned(f"push-{uuid.uuid4()}") as pins:
+            pins.update(snapshot.layers)
+            try:
+                return await push(
+                    target,
+                    store=self.layers,
+                    layers=snapshot.layers,
+                    config=config,
+                    access=self._access,
+                    credentials=credentials,
+                    work=self.blobs.directory,
+                )
+            except ImageError as error:
+                raise ApiError(422, error.kind, str(error)) from error
+            except OSError as error:
+                raise ApiError(507, "InsufficientStorage", f"the server's disk: {error}") from error
 
     # Naming and removing.
 
