@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from sandbox_aio import AsyncSandboxClient, ResourceCreationError, ResourceNotFoundError, SandboxClientError
@@ -15,8 +16,10 @@ from tests.registry import Registry, registry, run
 from tests.small_images import shell_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
+
+    from tests.serving import Server
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
@@ -63,6 +66,25 @@ async def test_what_is_no_archive_or_too_large_is_told(layout: Path, tmp_path: P
             await client.import_snapshot("No Name", b"nothing")
         for failed in await client.list_snapshots(name_contains=name):
             await client.delete_snapshot(failed.id)
+
+
+async def test_of_an_archive_that_breaks_off_nothing_is_left(server: Server, name: str) -> None:
+    async def pieces(scope: anyio.CancelScope) -> AsyncGenerator[bytes]:
+        for _ in range(8):
+            yield bytes(1 << 20)
+        while not list(server.state_dir.rglob("import-*/archive")):
+            await anyio.sleep(0.01)
+        scope.cancel()
+        yield b"more"
+
+    async with AsyncSandboxClient() as client:
+        with anyio.CancelScope() as scope:
+            await client.import_snapshot(name, pieces(scope))
+        assert scope.cancelled_caught
+        with anyio.fail_after(20):
+            while list(server.state_dir.rglob("import-*")):
+                await anyio.sleep(0.01)
+        assert await client.list_snapshots(name_contains=name) == []
 
 
 async def test_a_capture_is_pushed_and_read_by_another_program(hub: Registry, layout: Path, name: str) -> None:
