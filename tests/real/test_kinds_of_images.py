@@ -8,25 +8,31 @@ import pytest
 
 from sandbox_aio import Sandbox, SandboxClient, SandboxOperationError
 from tests.real.root_trees import kinds
+from tests.registry import make_image, registry, run
 from tests.serving import API_KEY, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.root  # umoci makes the images, with all their owners
 
 NAMES = ["alpine", "busybox", "distroless", "shell-less"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a sandbox of each kind, called after it."""
+    """A server with a sandbox of each kind, called after it, of an image that came from a registry."""
     folder = tmp_path_factory.mktemp("images")
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(0o755)  # a sandbox's root is somebody else
-    roots = kinds(folder / "roots")
-    options = [word for name, root in roots.items() for word in ("--snapshot", f"{name}={root}")]
-    with serving(folder, *options) as running:
+    with registry(folder / "registry") as hub, serving(folder) as running:
         with SandboxClient(api_endpoint=running.endpoint, api_key=API_KEY) as client:
-            for name in NAMES:
+            for name, root in kinds(folder / "roots").items():
+
+                def fill(target: Path, root: Path = root) -> None:
+                    run("cp", "-a", f"{root}/.", target)
+
+                image = hub.push(make_image(folder / "made" / name, [fill]), name)
+                client.create_snapshot(name, image, 1 << 28)
                 client.create_sandbox(snapshot=name, name=name)
         yield running
 
@@ -92,7 +98,6 @@ def test_a_program_without_its_loader_is_explained(boxes: Callable[[str], Sandbo
         box.run("true", shell="/opt/alien")
 
 
-@pytest.mark.root
 @pytest.mark.parametrize("user", ["nonroot", "65532", "65532:65532", "nonroot:nonroot"])
 def test_a_user_without_a_home_or_a_shell_runs_programs(boxes: Callable[[str], Sandbox], user: str) -> None:
     result = boxes("distroless").run("greet", run_config={"user": user})

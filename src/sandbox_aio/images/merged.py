@@ -75,7 +75,7 @@ class MergedTree:
     """
 
     def __init__(self, tree: str, lowers: Sequence[str], on_make: Callable[[Directory, str | None], None]) -> None:
-        self.root = Directory(tree, None, list(lowers), own=True)
+        self.root: Directory = Directory(tree, None, list(lowers), own=True)
         self._on_make = on_make
         self._ways: dict[str, Directory] = {}
 

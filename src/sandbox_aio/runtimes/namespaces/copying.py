@@ -70,9 +70,9 @@ class TreeCopy:
         self._links: dict[tuple[int, int], str] = {}
         self._mapped: Collection[str] = ()
         self._frozen = False
-        self.entries = 0
-        self.size_bytes = 0
-        self.copied = 0
+        self.entries: int = 0
+        self.size_bytes: int = 0
+        self.copied: int = 0
         """Files that the last pass had to copy."""
 
     def copy(self, sources: Collection[tuple[str, str]], *, frozen: bool, mapped: Collection[str] = ()) -> None:
