@@ -54,13 +54,13 @@ class SnapshotRoutes:
 
     async def create(self, request: Request) -> Response:
         snapshot = await self._snapshots.create(parse_create_snapshot(await request.body()))
-        return await self._answer(await self._snapshots.settled(snapshot.id), 201)
+        return await self._answer(await self._snapshots.settled(snapshot), 201)
 
     async def capture(self, request: Request) -> Response:
         wanted = parse_capture(await request.body())
         sandbox = await self._sandboxes.wait_started(parameter(request, "name"))
         snapshot = await self._snapshots.capture(sandbox, wanted)
-        return await self._answer(await self._snapshots.settled(snapshot.id), 201)
+        return await self._answer(await self._snapshots.settled(snapshot), 201)
 
     async def receive(self, request: Request) -> Response:
         snapshot = await self._snapshots.receive(parse_import(query(request)), request.stream())

@@ -395,11 +395,11 @@ class SnapshotRegistry:
             del self._pins[id]
             self.collect()
 
-    async def settled(self, id: str) -> Snapshot:
+    async def settled(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot when its job is done, or after `EARLY` seconds: most captures are ready by then."""
-        if (job := self._jobs.get(id)) is not None:
+        if (job := self._jobs.get(snapshot.id)) is not None:
             await asyncio.wait([job], timeout=EARLY)
-        return await self.index.get(id)
+        return self.index.current(snapshot.id) or snapshot.changed(status=SnapshotStatus.DELETING)
 
     def _require_room(self) -> None:
         if len(self._jobs) >= MAX_JOBS:
