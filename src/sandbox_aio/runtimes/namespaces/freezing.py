@@ -17,8 +17,10 @@ __all__ = ["FreezeError", "descendants", "freeze", "thaw"]
 
 PATIENCE_S: Final = 2.0
 """How long the processes of one sandbox may take to stop."""
-MAX_ROUNDS: Final = 200
-"""Looks for processes that were forked meanwhile."""
+ATTEMPT_S: Final = 0.1
+"""How long one attempt may take. A process that waits for its child to begin a program cannot stop while that child
+is stopped: then both go on, and are stopped anew."""
+PAUSE_S: Final = 0.002
 
 
 class FreezeError(Exception):
@@ -30,10 +32,20 @@ def freeze(init: int) -> list[int]:
 
     Blocks: a few milliseconds. Raises FreezeError when it does not come to rest.
     """
-    stopped: list[int] = []
     deadline = time.monotonic() + PATIENCE_S
+    while (stopped := _attempt(init)) is None:
+        if time.monotonic() > deadline:
+            raise FreezeError(f"the processes of the sandbox did not stop within {PATIENCE_S:g} s")
+        time.sleep(PAUSE_S)
+    return stopped
+
+
+def _attempt(init: int) -> list[int] | None:
+    """Stop everything, or nothing."""
+    stopped: list[int] = []
+    deadline = time.monotonic() + ATTEMPT_S
     try:
-        for _ in range(MAX_ROUNDS):
+        while time.monotonic() < deadline:
             new = [pid for pid, state in descendants(init) if pid not in stopped and state not in "TtZX"]
             for pid in new:
                 with contextlib.suppress(ProcessLookupError):
@@ -41,12 +53,11 @@ def freeze(init: int) -> list[int]:
                     stopped.append(pid)
             if not new and all(_is_at_rest(pid) for pid in stopped):
                 return stopped
-            if time.monotonic() > deadline:
-                break
-        raise FreezeError(f"the {len(stopped)} processes of the sandbox did not stop within {PATIENCE_S:g} s")
     except BaseException:
         thaw(stopped)
         raise
+    thaw(stopped)
+    return None
 
 
 def thaw(stopped: list[int]) -> None:
