@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-STREAMED: Final = frozenset((b"/snapshots/import", b"/snapshots/build"))
+STREAMED: Final = frozenset((b"/snapshots/import",))
 """What takes a body of any size, piece by piece, and may answer so; the route bounds both."""
 
 
