@@ -72,7 +72,7 @@ def test_says_what_it_is(metadata: Message) -> None:
 
 def test_base_install_is_the_client(metadata: Message) -> None:
     assert required(metadata) == BASE
-    assert set(metadata.get_all("Provides-Extra", [])) == {"auth", "server", "trio", "speedups"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"auth", "server", "trio", "speedups", "zstd"}
     assert required(metadata, "server") == SERVER
     assert required(metadata, "auth") == {"cryptography", "pyjwt"}
     assert required(metadata, "trio") == {"trio"}
