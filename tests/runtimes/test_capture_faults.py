@@ -22,7 +22,7 @@ from sandbox_aio.runtimes.namespaces.copying import TreeCopy
 from sandbox_aio.runtimes.namespaces.freezing import freeze, thaw
 from tests.runtimes.host import eventually
 from tests.runtimes.machine import Machine, Sandbox, ask, machine
-from tests.runtimes.test_lifetimes import owner
+from tests.runtimes.owners import owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,6 +141,7 @@ while True:
 """
 
 
+@pytest.mark.root
 def test_what_is_mapped_in_usr_and_under_two_names_is_of_one_instant(computer: Machine) -> None:
     with computer.sandbox() as box:
         box.sh(f"cat > /srv/mappers.py <<'END'\n{MAPPERS}\nEND\npython3 /srv/mappers.py >/srv/out 2>&1 &")
