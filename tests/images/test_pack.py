@@ -188,5 +188,5 @@ def test_an_attribute_that_an_archive_would_misread_is_refused(tmp_path: Path) -
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/a").touch()
     os.setxattr(tmp_path / "tree/a", "user.b=c", b"d")
-    with pytest.raises(ImageError, match="'user.b=c', which no archive can say"):
+    with pytest.raises(ImageError, match=r"'user\.b=c', which no archive can say"):
         pack_layer(tmp_path / "tree", io.BytesIO())
