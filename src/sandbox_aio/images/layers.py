@@ -149,7 +149,7 @@ class LayerStore:
                     return await task
                 except asyncio.CancelledError:
                     task.cancel()
-                    await asyncio.wait([task])
+                    await shielded(asyncio.wait([task]))  # Whoever cancels twice waits all the same.
                     raise
             await asyncio.wait([task])  # If it fails, or its maker is cancelled, this caller makes it instead.
 
@@ -167,7 +167,7 @@ class LayerStore:
             await shielded(self._finish(draft, info, id, pins))
             return id
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(remove_tree, str(draft)))
+            await shielded(asyncio.to_thread(remove_tree, str(draft)))
             raise
 
     async def _finish(self, draft: Path, info: LayerInfo, id: str, pins: set[str]) -> None:
