@@ -66,3 +66,21 @@ def test_odd_names(tmp_path: Path) -> None:
 def test_what_does_not_exist_is_no_error(tmp_path: Path) -> None:
     remove_tree(str(tmp_path / "nothing"))
     remove_tree(str(tmp_path / "no/where"))
+
+
+def test_what_a_killed_removal_has_left(tmp_path: Path) -> None:
+    """It had moved a directory up, and was killed before the one that it came from was empty."""
+    (tmp_path / "tree/x/y").mkdir(parents=True)
+    (tmp_path / "tree.1/z/w").mkdir(parents=True)
+    (tmp_path / "tree.2").mkdir()
+    for name in sorted(path.name for path in tmp_path.iterdir()):
+        remove_tree(str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_neighbour_of_a_like_name_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "tree/x/y").mkdir(parents=True)
+    (tmp_path / "tree.1/kept").mkdir(parents=True)
+    remove_tree(str(tmp_path / "tree"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tree.1"]
+    assert (tmp_path / "tree.1/kept").is_dir()

@@ -18,7 +18,8 @@ __all__ = ["remove_tree"]
 def remove_tree(path: str) -> None:
     """Remove `path` and everything below it. Nothing may run in it any more.
 
-    Raises OSError when something cannot be removed. It is no error when `path` does not exist.
+    Raises OSError when something cannot be removed. It is no error when `path` does not exist. A kill in the middle
+    leaves directories named `path` with a number behind it, such as `path.1`, each to be removed by a call of its own.
     """
     parent, first = os.path.split(os.path.abspath(path))
     try:
@@ -44,10 +45,17 @@ def _remove(parent_fd: int, first: str) -> None:
             for entry in os.listdir(directory):
                 if _remove_one(directory, entry):
                     continue
-                moved += 1
-                place = f"{first}.{moved}"
                 os.chmod(entry, 0o700, dir_fd=directory)  # To move a directory is to write its `..`.
-                os.rename(entry, place, src_dir_fd=directory, dst_dir_fd=parent_fd)
+                while True:
+                    moved += 1
+                    place = f"{first}.{moved}"
+                    try:
+                        os.rename(entry, place, src_dir_fd=directory, dst_dir_fd=parent_fd)
+                    except OSError as error:
+                        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                            raise
+                        continue  # A removal that was killed has left something there.
+                    break
                 waiting.append(place)
         finally:
             os.close(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zstandard
 
 from sandbox_aio.images import archive as module
 from sandbox_aio.images.archive import import_archive
@@ -21,7 +23,7 @@ from tests.images.archives import file, layer, listing, whiteout
 from tests.registry import make_image, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from sandbox_aio.images.pulled import PulledImage
@@ -123,6 +125,33 @@ async def test_an_oci_layout_of_several_platforms(tmp_path: Path, store: LayerSt
     assert image.digest == digest(manifest)
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+async def test_an_archive_that_is_compressed_as_a_whole(
+    tmp_path: Path, store: LayerStore, compress: Callable[[bytes], bytes]
+) -> None:
+    path = tar(tmp_path / "it.tar", docker())
+    path.write_bytes(compress(path.read_bytes()))
+    await check(await bring(path, store), store)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["it.tar", "layers"]
+
+
+async def test_a_compressed_archive_of_more_than_there_is_room_for(tmp_path: Path, store: LayerStore) -> None:
+    (tmp_path / "it.tar").write_bytes(gzip.compress(bytes(80 << 20), compresslevel=1))
+    limits = UnpackLimits(max_bytes=1, max_entries=1)
+    with pytest.raises(ImageError, match="room for") as caught:
+        await import_archive(tmp_path / "it.tar", store=store, limits=limits, pins=set())
+    assert caught.value.kind == "ImageTooLarge"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["it.tar", "layers"]
+
+
+async def test_a_name_that_wants_memory_is_refused(tmp_path: Path, store: LayerStore) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
+    (tmp_path / "it.tar").write_bytes(header.tobuf(format=tarfile.GNU_FORMAT))
+    with pytest.raises(ImageError, match=r"it\.tar cannot be imported: a header announces 8,589,934,592 bytes"):
+        await bring(tmp_path / "it.tar", store)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
 async def test_what_skopeo_writes(tmp_path: Path, store: LayerStore, form: str) -> None:
@@ -183,3 +212,23 @@ async def test_what_is_too_much_is_refused(tmp_path: Path, store: LayerStore, mo
     monkeypatch.setattr(module, "MAX_DOCUMENT", 20)
     with pytest.raises(ImageError, match="over 20 bytes"):
         await bring(tmp_path / "it.tar", store)
+
+
+async def test_an_import_that_is_cancelled_stops_unpacking(tmp_path: Path, store: LayerStore) -> None:
+    """Zeros of many gigabytes: nobody would wait for their end."""
+    large = gzip.compress(bytes(64 << 20), compresslevel=1) * 256
+    info = tarfile.TarInfo("zeros")
+    info.size = 64 << 28
+    one = gzip.compress(info.tobuf()) + large
+    manifest = [{"Config": "c.json", "RepoTags": [], "Layers": ["1/layer.tar"]}]
+    path = tar(
+        tmp_path / "it.tar",
+        {"1/layer.tar": one, "c.json": config(b""), "manifest.json": json.dumps(manifest).encode()},
+    )
+    task = asyncio.create_task(bring(path, store, room=1 << 40))
+    while not any(store.directory.glob("draft-*/tree/zeros")):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(store.directory.iterdir()) == []

@@ -182,3 +182,11 @@ def test_a_file_of_many_gigabytes_has_its_size(tmp_path: Path) -> None:
         member = archive.next()
     assert member is not None
     assert member.size == (8 << 30) + 1
+
+
+def test_an_attribute_that_an_archive_would_misread_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a").touch()
+    os.setxattr(tmp_path / "tree/a", "user.b=c", b"d")
+    with pytest.raises(ImageError, match=r"'user\.b=c', which no archive can say"):
+        pack_layer(tmp_path / "tree", io.BytesIO())

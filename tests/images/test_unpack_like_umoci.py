@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox_aio.images.manifest import ARCHITECTURE
+from sandbox_aio.images.pack import pack_layer
 from sandbox_aio.images.unpack import UnpackLimits, unpack_layer
 from tests.images.archives import Entry, directory, file, hard_link, layer, symlink, whiteout
 from tests.registry import run
@@ -166,3 +167,40 @@ def test_the_same_image_is_seen(stack: list[list[Entry]]) -> None:
             trees.append(tree)
         run("umoci", "unpack", "--image", f"{layout_of(folder / 'layout', archives)}:it", folder / "bundle")
         assert merged(trees) == merged([folder / "bundle/rootfs"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(layers())
+def test_what_is_packed_is_unpacked_alike(stack: list[list[Entry]]) -> None:
+    """Every layer, over those below it; and it is packed into the same bytes again."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        trees: list[Path] = []
+        for number, entries in enumerate(stack):
+            tree, again = folder / str(number), folder / f"{number} again"
+            tree.mkdir()
+            again.mkdir()
+            limits = UnpackLimits(max_bytes=1 << 20)
+            unpack_layer(io.BytesIO(layer(*entries)), tree, trees, limits=limits)
+            packed, packed_again = io.BytesIO(), io.BytesIO()
+            done = pack_layer(tree, packed)
+            assert unpack_layer(io.BytesIO(packed.getvalue()), again, trees, limits=limits).diff_id == done.diff_id
+            assert raw(again) == raw(tree)
+            pack_layer(again, packed_again)
+            assert packed_again.getvalue() == packed.getvalue()
+            trees.insert(0, tree)
+
+
+def raw(tree: Path) -> dict[str, tuple[object, ...]]:
+    """What is in the tree of one layer, holes and opaque directories among it, and which names are one file."""
+    found: dict[str, tuple[object, ...]] = {}
+    first: dict[int, str] = {}
+    for folder, directories, files in os.walk(tree):
+        for name in sorted((*directories, *files)):
+            path = Path(folder, name)
+            way, status = str(path.relative_to(tree)), path.lstat()
+            is_opaque = "user.overlay.opaque" in os.listxattr(path, follow_symlinks=False)
+            is_hole = stat.S_ISCHR(status.st_mode)
+            group = way if is_hole or stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, way)
+            found[way] = ("hole",) if is_hole else (*describe(path), is_opaque, group)
+    return found

@@ -1,4 +1,7 @@
-"""A process that opens a runtime, starts some sandboxes, says so in one line of JSON, and then waits to be killed."""
+"""A process that opens a runtime, starts some sandboxes, says so in one line of JSON, and then waits to be killed.
+
+Of kind `freezing`, it first stops its sandboxes as for a capture.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,10 @@ async def main(state_dir: str, kind: str, count: str, die_with: str = "") -> Non
         wanted = spec()
         await runtime.create(wanted)
         addresses[wanted.id] = attrs.asdict(await runtime.start(wanted.id))
+    if kind == "freezing":
+        client = await runtime._keeper.client()
+        for id in addresses:
+            assert (await client.request("freeze", id=id))["ok"]
     print(json.dumps(addresses), flush=True)
     await asyncio.Event().wait()
 

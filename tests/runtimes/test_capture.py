@@ -14,7 +14,8 @@ import pytest
 from sandbox_aio.runtimes.base import Captured, RuntimeFailure
 from sandbox_aio.runtimes.namespaces import HOST_SNAPSHOT_ID, copying
 from sandbox_aio.runtimes.namespaces import capture as module
-from sandbox_aio.runtimes.namespaces.copying import CopyLimits, TreeCopy
+from sandbox_aio.runtimes.namespaces.copied_tree import CopyLimits
+from sandbox_aio.runtimes.namespaces.copying import TreeCopy
 from sandbox_aio.runtimes.namespaces.freezing import descendants, freeze, thaw
 from tests.runtimes.host import eventually
 from tests.runtimes.machine import Machine, Sandbox, machine

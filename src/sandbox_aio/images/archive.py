@@ -7,14 +7,17 @@ Two forms are known, and whatever writes one of them today writes the other besi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import tarfile
+import tempfile
 from typing import IO, TYPE_CHECKING, Final
 
 import attrs
 
-from ..shielding import shielded
+from ..shielding import in_thread, shielded
+from .compression import CHUNK, MAGIC, StoppableReader, TarStream, is_compressed
 from .errors import ImageError
 from .layers import LayerInfo
 from .manifest import (
@@ -27,11 +30,14 @@ from .manifest import (
     parse_manifest,
 )
 from .pulled import PulledImage
+from .tar_headers import BoundedInfo, HeaderStream
 from .unpack import Unpacked, UnpackLimits, unpack_layer
 
 if TYPE_CHECKING:
+    import threading
     from pathlib import Path
 
+    from .compression import Reader
     from .layers import LayerStore
 
 __all__ = ["import_archive"]
@@ -53,21 +59,20 @@ class _Part:
 async def import_archive(
     path: Path, *, store: LayerStore, limits: UnpackLimits, pins: set[str], name: str = "the archive"
 ) -> PulledImage:
-    """Bring the layers of the one image in a tar file, not compressed, into the store, as `pull` does.
+    """Bring the layers of the one image in a tar file into the store, as `pull` does.
 
+    The file may be compressed as a whole; then it is decompressed beside itself, into a file that no name leads to.
     `name` is what errors call the archive. Raises ImageError for a file that holds no image, more than one, or none for
     this machine, and for layers that are not what they are said to be; OSError when the disk is full or fails.
     Cancellation: layers that are whole stay in the store.
     """
-    archive = await asyncio.to_thread(_Archive.open, path, name)
-    try:
+    with contextlib.ExitStack() as stack:
+        archive = await in_thread(lambda stop: _Archive.open(path, name, limits, stack, stop))
         return await _import(archive, store, limits, pins)
-    finally:
-        archive.close()
 
 
 async def _import(archive: _Archive, store: LayerStore, limits: UnpackLimits, pins: set[str]) -> PulledImage:
-    digest, config, parts = await asyncio.to_thread(archive.describe)
+    digest, config, parts = await shielded(asyncio.to_thread(archive.describe))
     ids: list[str] = []
     size, notes = 0, list[str]()
     for part, chain in zip(parts, chain_ids(config.diff_ids), strict=True):
@@ -77,7 +82,9 @@ async def _import(archive: _Archive, store: LayerStore, limits: UnpackLimits, pi
             draft: Path, part: _Part = part, chain: str = chain, below: list[Path] = below, used: int = size
         ) -> LayerInfo:
             room = attrs.evolve(limits, max_bytes=limits.max_bytes - used)
-            unpacked = await shielded(asyncio.to_thread(archive.unpack, part, draft / "tree", below, room, store.owner))
+            unpacked = await in_thread(
+                lambda stop: archive.unpack(part, draft / "tree", below, room, store.owner, stop)
+            )
             return LayerInfo(
                 chain_id=chain,
                 diff_id=part.diff_id,
@@ -105,37 +112,41 @@ async def _import(archive: _Archive, store: LayerStore, limits: UnpackLimits, pi
 class _Archive:
     """A tar file whose members are looked up by name. Everything here blocks, and is for one thread at a time."""
 
-    def __init__(self, file: IO[bytes], tar: tarfile.TarFile, name: str) -> None:
+    def __init__(self, tar: tarfile.TarFile, name: str) -> None:
         self.name = name
-        self._file = file
         self._tar = tar
         self._members: dict[str, tarfile.TarInfo] = {}
 
     @classmethod
-    def open(cls, path: Path, name: str) -> _Archive:
-        """Read which members there are. Raises ImageError."""
-        file = path.open("rb")
+    def open(
+        cls, path: Path, name: str, limits: UnpackLimits, stack: contextlib.ExitStack, stop: threading.Event
+    ) -> _Archive:
+        """Read which members there are. `stack` gets to close the file. Raises ImageError."""
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
         try:
-            archive = cls(file, tarfile.TarFile(fileobj=file), name)
-            archive._index()
+            if is_compressed(file.read(MAGIC)):
+                file.seek(0)
+                file = stack.enter_context(_decompressed(StoppableReader(file, stop), path, name, limits))
+            file.seek(0)
+            headers = HeaderStream(file)
+            tar = tarfile.TarFile(fileobj=headers, tarinfo=BoundedInfo)  # type: ignore[arg-type]  # it reads and seeks
+            archive = cls(tar, name)
+            archive._index(headers)
         except (tarfile.TarError, ValueError) as error:
-            file.close()
             raise archive_error(name, f"it is no tar archive: {error}") from error
-        except BaseException:
-            file.close()
-            raise
+        except ImageError as error:
+            raise error if name in str(error) else archive_error(name, str(error)) from error
         return archive
 
-    def close(self) -> None:
-        self._file.close()
-
-    def _index(self) -> None:
+    def _index(self, headers: HeaderStream) -> None:
         for member in self._tar:
             if len(self._members) >= MAX_MEMBERS:
                 raise archive_error(self.name, f"it has more than {MAX_MEMBERS:,} members: it is not an image")
             if member.size < 0:
                 raise archive_error(self.name, "a member has less than no bytes")
             self._members[member.name.removeprefix("./")] = member
+            headers.next_entry()
+        headers.in_content()
 
     def describe(self) -> tuple[str, ImageConfig, list[_Part]]:
         """The image's digest, its configuration, and its layers, the lowest first."""
@@ -177,10 +188,19 @@ class _Archive:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         return digest, config, [_Part(str(one), id) for one, id in zip(layers, config.diff_ids, strict=True)]
 
-    def unpack(self, part: _Part, tree: Path, below: list[Path], limits: UnpackLimits, owner: int) -> Unpacked:
+    def unpack(
+        self,
+        part: _Part,
+        tree: Path,
+        below: list[Path],
+        limits: UnpackLimits,
+        owner: int,
+        stop: threading.Event,
+    ) -> Unpacked:
         """Unpack a layer, and see that it is the one that it should be."""
         name = f"the layer {part.member[-71:]} of {self.name}"
-        with self._open(part.member) as source:
+        with self._open(part.member) as file:
+            source = StoppableReader(file, stop)
             unpacked = unpack_layer(source, tree, below, limits=limits, owner=owner, name=name)
         if unpacked.diff_id != part.diff_id:
             raise ImageError(f"{name} unpacks to {unpacked.diff_id}, and should to {part.diff_id}", kind="ImageUnpack")
@@ -208,6 +228,20 @@ class _Archive:
         if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
             raise archive_error(self.name, f"its part {digest} is not what its digest says")
         return data
+
+
+def _decompressed(file: Reader, path: Path, name: str, limits: UnpackLimits) -> IO[bytes]:
+    """The archive in a compressed one, in a file without a name."""
+    target = tempfile.TemporaryFile(dir=path.parent)
+    try:
+        with TarStream(file, name=name, max_bytes=limits.archive_bytes) as stream:
+            while piece := stream.read_some(CHUNK):
+                target.write(piece)
+        target.flush()
+    except BaseException:
+        target.close()
+        raise
+    return target
 
 
 def _blob_name(digest: str) -> str:

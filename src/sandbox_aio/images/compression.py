@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import queue
+import secrets
 import threading
 import zlib
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from .errors import ImageError
 
@@ -19,22 +20,53 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["Reader", "TarStream"]
+__all__ = ["CHUNK", "MAGIC", "Reader", "StoppableReader", "TarStream", "is_compressed"]
 
 CHUNK: Final = 1 << 20
 """Bytes that are decompressed at once."""
+MEMBER: Final = 1 << 14
+"""Bytes that the next part of a gzip archive is given at first: what it does not need is copied."""
 QUEUE: Final = 4
 """Chunks that wait to be read."""
+MAGIC: Final = 4
+"""Bytes that show how something is compressed."""
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE: Final = b"\x2a\x4d\x18"
+"""Behind a first byte of 0x50 to 0x5f: a frame that says something of the next ones."""
 _ZSTD_WINDOW: Final = 1 << 27
 """Bytes of memory that a zstd frame may ask for."""
+_MARK: Final = 16
+"""Bytes by which the end of a zstd archive is recognized."""
 
 
 class Reader(Protocol):
     """Anything that bytes are read from."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class StoppableReader:
+    """A source that ends with an ImageError as soon as `stop` is set, which nobody waits to see."""
+
+    def __init__(self, source: Reader, stop: threading.Event) -> None:
+        self._source = source
+        self._stop = stop
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes."""
+        if self._stop.is_set():
+            raise ImageError("it is not wanted any more", kind="ImageUnpack")
+        return self._source.read(size)
+
+
+def is_compressed(first: bytes) -> bool:
+    """Whether what begins with these `MAGIC` bytes must be decompressed."""
+    return first.startswith(_GZIP) or _is_zstd(first)
+
+
+def _is_zstd(first: bytes) -> bool:
+    return first.startswith(_ZSTD) or (first[1:4] == _ZSTD_SKIPPABLE and first[0] & 0xF0 == 0x50)
 
 
 class TarStream:
@@ -168,7 +200,7 @@ class TarStream:
         first = self._source.read(CHUNK)
         if first.startswith(_GZIP):
             return self._gunzip(first)
-        if first.startswith(_ZSTD):
+        if _is_zstd(first):
             return self._unzstd(first)
         return self._plain(first)
 
@@ -179,47 +211,79 @@ class TarStream:
             chunk = self._source.read(CHUNK)
 
     def _gunzip(self, first: bytes) -> Iterator[bytes]:
-        member, data = zlib.decompressobj(wbits=31), first
-        while True:
+        source, window = _Source(first, self._source), CHUNK
+        member, data = zlib.decompressobj(wbits=31), source.read(window)
+        while not self._ended.is_set():
             if chunk := member.decompress(data, CHUNK):
                 yield chunk
             data = member.unconsumed_tail
             if member.eof:
-                data = member.unused_data.lstrip(b"\0")
-                while not data:
-                    if not (piece := self._source.read(CHUNK)):
+                source.unread(len(member.unused_data))
+                member, window = zlib.decompressobj(wbits=31), MEMBER
+                while not data:  # There may be zeros between the parts, and at the end.
+                    if not (piece := source.read(window)):
                         return
                     data = piece.lstrip(b"\0")
-                member = zlib.decompressobj(wbits=31)
-            elif not data and not (data := self._source.read(CHUNK)):
-                raise ImageError(f"{self._name}: it ends in the middle", kind="ImageUnpack")
+            elif not data:
+                window = min(2 * window, CHUNK)
+                if not (data := source.read(window)):
+                    raise ImageError(f"{self._name}: it ends in the middle", kind="ImageUnpack")
 
     def _unzstd(self, first: bytes) -> Iterator[bytes]:
-        source = _Prefixed(first, self._source)
         try:
             zstandard = importlib.import_module("zstandard")
         except ModuleNotFoundError:
             message = f"{self._name}: it is compressed with zstd, which needs: pip install 'sandbox-aio[zstd]'"
             raise ImageError(message, kind="ImageUnpack") from None
         try:
+            # The reader does not tell an end from a cut. So a frame with a mark in it is read behind the last one: a
+            # frame that was cut would take it for its own rest.
+            mark = secrets.token_bytes(_MARK)
+            source = _Source(first, _Followed(self._source, zstandard.ZstdCompressor().compress(mark)))
             reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
                 source, read_across_frames=True, read_size=CHUNK
             )
+            held = b""
             while chunk := reader.read(CHUNK):
-                yield chunk
+                chunk = held + chunk
+                held = chunk[-_MARK:]
+                yield chunk[:-_MARK]
+            if held != mark:
+                raise ImageError(f"{self._name}: it ends in the middle", kind="ImageUnpack")
         except zstandard.ZstdError as error:
             raise self._failure(error) from error
 
 
-class _Prefixed:
-    """What was read already, and then the rest."""
+class _Followed:
+    """A source, and something behind its end."""
 
-    def __init__(self, first: bytes, rest: Reader | BinaryIO) -> None:
-        self._first = first
+    def __init__(self, source: Reader, end: bytes) -> None:
+        self._source = source
+        self._end = end
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        if not data:
+            data, self._end = self._end, b""
+        return data
+
+
+class _Source:
+    """What was read already, and then the rest, read in large pieces and given in any."""
+
+    def __init__(self, first: bytes, rest: Reader) -> None:
+        self._piece = first
+        self._at = 0
         self._rest = rest
 
-    def read(self, size: int) -> bytes:
-        if self._first:
-            data, self._first = self._first[:size], self._first[size:]
-            return data
-        return self._rest.read(size)
+    def read(self, size: int, /) -> bytes:
+        """Return at least one byte and at most so many, none at the end."""
+        if self._at == len(self._piece):
+            self._piece, self._at = self._rest.read(CHUNK), 0
+        data = self._piece[self._at : self._at + size]
+        self._at += len(data)
+        return data
+
+    def unread(self, size: int) -> None:
+        """Give the end of what the last `read` returned again."""
+        self._at -= size

@@ -27,6 +27,12 @@ OPAQUE: Final = "user.overlay.opaque"
 """The extended attribute, with the value `y`, of a directory that hides what is below it."""
 MAX_LINKS: Final = 40
 """Symbolic links on the way of one path."""
+MAX_WAYS: Final = 10_000
+"""Paths of which it is remembered where they lead."""
+MAX_MODEL: Final = 512 << 20
+"""Bytes of memory for the directories of one layer: a path of a few kilobytes may name a thousand of them."""
+_DIRECTORY_BYTES: Final = 1000
+"""What one takes, beside its path."""
 
 
 class Kind(enum.Enum):
@@ -78,6 +84,9 @@ class MergedTree:
         self.root: Directory = Directory(tree, None, list(lowers), own=True)
         self._on_make = on_make
         self._ways: dict[str, Directory] = {}
+        self._followed: set[str] = set()
+        """Places in the new layer where a link of a lower one was followed."""
+        self._model = 0
 
     def directory(self, way: str) -> Directory:
         """Follow a path, relative to the root, to the directory it leads to; what is missing on it is added.
@@ -86,12 +95,29 @@ class MergedTree:
         """
         found = self._ways.get(way)
         if found is None:
+            if len(self._ways) >= MAX_WAYS:
+                self.forget_ways()
             found = self._ways[way] = self._follow(way)
         return found
+
+    def add(self, parent: Directory, name: str, below: list[str]) -> Directory:
+        """Know of a directory from now on. Raises ImageError when there are too many."""
+        path = f"{parent.path}/{name}"
+        self._model += len(path) + _DIRECTORY_BYTES
+        if self._model > MAX_MODEL:
+            raise ImageError("there are too many directories in it, or too deep ones", kind="ImageTooLarge")
+        directory = parent.directories[name] = Directory(path, parent, below)
+        return directory
 
     def forget_ways(self) -> None:
         """A directory or a link is not what it was."""
         self._ways.clear()
+        self._followed.clear()
+
+    def replaced(self, path: str) -> None:
+        """Something that is no directory is in the new layer now. It may have taken the place of a lower link."""
+        if path in self._followed:
+            self.forget_ways()
 
     def _follow(self, way: str) -> Directory:
         here, rest, links = self.root, deque(way.split("/")), 0
@@ -127,10 +153,11 @@ class MergedTree:
             return None
         below = [] if name in parent.hidden else self.lower_directories(parent, name)
         if not below and kind is not Kind.WHITEOUT and (lower := self.lower(parent, name)) is not None:
-            return os.readlink(lower) if stat.S_ISLNK(os.lstat(lower).st_mode) else None
-        directory = Directory(f"{parent.path}/{name}", parent, below)
-        parent.directories[name] = directory
-        return directory
+            if not stat.S_ISLNK(os.lstat(lower).st_mode):
+                return None
+            self._followed.add(f"{parent.path}/{name}")
+            return os.readlink(lower)
+        return self.add(parent, name, below)
 
     def lower(self, parent: Directory, name: str) -> str | None:
         """Where a lower layer has what shows through under a name of `parent`; None if nothing does."""
@@ -173,6 +200,8 @@ class MergedTree:
             name = one.path.rpartition("/")[2]
             if one.parent.entries.get(name) is Kind.WHITEOUT:
                 os.unlink(one.path)
+                one.opaque = True
+            elif name in one.parent.hidden:  # The hole in its place was filled, and emptied again.
                 one.opaque = True
             one.own = True
             one.parent.entries[name] = Kind.DIRECTORY

@@ -133,6 +133,8 @@ class _Packer:
             key = os.fsencode(text)
             if key.startswith(_OURS) and key.rpartition(b".")[2] in _UNKNOWN:
                 raise ImageError(f"{os.fsdecode(name)!r} has {text}, which no archive can say", kind="ImageExport")
+            if b"=" in key:
+                raise ImageError(f"{os.fsdecode(name)!r} has {text!r}, which no archive can say", kind="ImageExport")
             value = os.getxattr(path, text, follow_symlinks=False)
             if key == _CAPABILITY and len(value) == 24:
                 # Of a user namespace; in the image it is simply root's.

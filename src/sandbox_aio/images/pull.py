@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from ..shielding import shielded
+from ..shielding import in_thread, shielded
+from .compression import StoppableReader
 from .errors import ImageError
 from .known_blobs import KnownBlob, remember
 from .layers import LayerInfo
@@ -16,6 +17,7 @@ from .registry import Registry
 from .unpack import OVERHEAD, Unpacked, UnpackLimits, unpack_layer
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -226,10 +228,11 @@ def too_large(image: str, limits: UnpackLimits) -> ImageError:
 async def unpack_file(
     path: Path, draft: Path, lowers: Sequence[Path], *, limits: UnpackLimits, owner: int, name: str
 ) -> Unpacked:
-    """Unpack a file in a thread. Cancellation: waits until the thread has ended, so that the draft can be removed."""
+    """Unpack a file in a thread. Cancellation: stops it, and waits for its end, so that the draft can be removed."""
 
-    def work() -> Unpacked:
-        with path.open("rb", buffering=0) as source:
+    def work(stop: threading.Event) -> Unpacked:
+        with path.open("rb", buffering=0) as file:
+            source = StoppableReader(file, stop)
             return unpack_layer(source, draft / "tree", lowers, limits=limits, owner=owner, name=name)
 
-    return await shielded(asyncio.to_thread(work))
+    return await in_thread(work)

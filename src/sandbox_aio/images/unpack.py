@@ -7,16 +7,18 @@ specification, "Image Layer Filesystem Changeset".
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from .compression import TarStream
 from .errors import ImageError
 from .merged import OPAQUE, Directory, Kind, MergedTree
+from .tar_headers import BoundedInfo, HeaderStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,17 +31,33 @@ __all__ = ["UnpackLimits", "Unpacked", "unpack_layer"]
 MAX_PATH: Final = 3500
 """Bytes of a path in an image; with the directory it is unpacked in, it must fit into what the kernel takes."""
 MAX_NAME: Final = 255
-MAX_HEADER: Final = 1 << 20
-"""Bytes of one extended header: long names, attributes."""
+MAX_MAJOR: Final = 0xFFF
+MAX_MINOR: Final = 0xFFFFF
+"""Numbers of devices: the kernel would cut off what is above them, and 4096:0 would be 0:0, a hole."""
 MAX_NOTES: Final = 20
 OVERHEAD: Final = 64 << 20
 """Bytes that headers and padding may add to the content."""
 _BLOCK: Final = 1 << 20
 _WHITEOUT: Final = ".wh."
 _OPAQUE_MARK: Final = ".wh..wh..opq"
+_AUFS: Final = ".wh..wh."
+"""How the directories begin in which aufs, an older union file system, kept what it had to know."""
 _ATTRIBUTE: Final = "SCHILY.xattr."
+_OVERLAY: Final = ("user.overlay.", "trusted.overlay.")
+"""Attributes that overlayfs obeys."""
+_TRUSTED: Final = "trusted."
+"""Attributes that nobody in a sandbox could see or remove."""
 _LATEST: Final = 1 << 33
 """Seconds; file systems know no later time."""
+_THEIR_FAULT: Final = {
+    errno.ENAMETOOLONG: "a path, or the target of a link, is too long once all links on it are followed",
+    errno.EMLINK: "a file has more links than the file system can have",
+    errno.EACCES: "an ordinary user may not do what it needs; run the server as root",
+    errno.EPERM: "an ordinary user may not do what it needs; run the server as root",
+}
+"""What the system says of a layer, rather than of the disk."""
+_DENIED: Final = (errno.EACCES, errno.EPERM)
+"""Of root these say something of the disk."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +67,11 @@ class UnpackLimits:
     max_bytes: int
     """Content of files, in bytes."""
     max_entries: int = 2_000_000
+
+    @property
+    def archive_bytes(self) -> int:
+        """How long an archive of so much may be."""
+        return self.max_bytes + OVERHEAD + 1536 * min(self.max_entries, 1_000_000)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,22 +83,6 @@ class Unpacked:
     entries: int
     notes: tuple[str, ...] = ()
     """What could not be made as it was meant."""
-
-
-class _BoundedInfo(tarfile.TarInfo):
-    """A header, of which the extensions are read into memory: so they have a bound."""
-
-    def _proc_member(self, archive: Any) -> Any:
-        extensions = (
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.GNUTYPE_LONGLINK,
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.SOLARIS_XHDTYPE,
-        )
-        if self.size < 0 or (self.type in extensions and self.size > MAX_HEADER):
-            raise ImageError(f"a header announces {self.size:,} bytes", kind="ImageUnpack")
-        return super()._proc_member(archive)  # type: ignore[misc]  # the one place where a header meets its size
 
 
 def unpack_layer(
@@ -94,8 +101,7 @@ def unpack_layer(
 
     Raises ImageError for what is no layer, is hostile, or is over a limit; OSError when the disk is full or fails.
     """
-    room = limits.max_bytes + OVERHEAD + 1536 * min(limits.max_entries, 1_000_000)
-    with TarStream(source, name=name, max_bytes=room) as stream:
+    with TarStream(source, name=name, max_bytes=limits.archive_bytes) as stream:
         unpacker = _Unpacker(stream, str(tree), [str(lower) for lower in lowers], limits, owner)
         try:
             unpacker.run()
@@ -103,6 +109,11 @@ def unpack_layer(
             raise error if str(error).startswith(name) else ImageError(f"{name}: {error}", kind=error.kind) from error
         except (tarfile.TarError, ValueError) as error:
             raise ImageError(f"{name}: it is no tar archive: {error}", kind="ImageUnpack") from error
+        except OSError as error:
+            if error.errno not in _THEIR_FAULT or (error.errno in _DENIED and os.geteuid() == 0):
+                raise
+            reason, path = _THEIR_FAULT[error.errno], str(error.filename)[-120:]
+            raise ImageError(f"{name}: {reason} (...{path!r})", kind="ImageUnpack") from error
         return Unpacked(
             diff_id=stream.digest, size_bytes=unpacker.size, entries=unpacker.entries, notes=tuple(unpacker.notes)
         )
@@ -114,6 +125,7 @@ class _Unpacker:
         self._limits = limits
         self._owner = owner
         self._is_root = os.geteuid() == 0
+        self._headers = HeaderStream(stream)
         self._merged = MergedTree(tree, lowers, self._make_directory)
         self._times: dict[str, tuple[int, int | None]] = {}
         """Modes and times of directories, which are set when nothing is put into them any more."""
@@ -124,8 +136,8 @@ class _Unpacker:
     def run(self) -> None:
         """Unpack everything."""
         with tarfile.TarFile(
-            fileobj=self._stream,  # type: ignore[arg-type]  # it reads forwards only, which is all that is done
-            tarinfo=_BoundedInfo,
+            fileobj=self._headers,  # type: ignore[arg-type]  # it reads forwards only, which is all that is done
+            tarinfo=BoundedInfo,
             errors="surrogateescape",
         ) as archive:
             remembered: list[tarfile.TarInfo] = vars(archive)["members"]  # it would keep all of them
@@ -137,6 +149,7 @@ class _Unpacker:
                         f"there are more than {self._limits.max_entries:,} files in it", kind="ImageTooLarge"
                     )
                 self._unpack(archive, member)
+                self._headers.next_entry()
         self._stream.finish()
         for path, (mode, time) in reversed(self._times.items()):
             os.chmod(path, mode)
@@ -149,6 +162,9 @@ class _Unpacker:
         if not name:
             if member.isdir():
                 self._describe_directory(self._merged.root, member)
+            return
+        if way.startswith(_AUFS) and way != _OPAQUE_MARK:
+            self._note(f"{way!r} is of aufs, which had it for itself")
             return
         parent = self._merged.directory(folder)
         if name == _OPAQUE_MARK:
@@ -177,9 +193,9 @@ class _Unpacker:
         if name in ("", ".", "..") or name.startswith(_WHITEOUT):
             raise ImageError(f"there is no name in {_WHITEOUT + name!r} that it could hide", kind="ImageUnpack")
         lower = self._merged.lower(parent, name)
-        parent.hidden.add(name)
         if lower is None:
             return
+        parent.hidden.add(name)
         kind = parent.entries.get(name)
         if kind is Kind.DIRECTORY:
             directory = parent.directories[name]
@@ -200,10 +216,12 @@ class _Unpacker:
             os.unlink(f"{parent.path}/{name}")
             del parent.entries[name]
             self._merged.forget_ways()
+            if self._merged.lower(parent, name) is not None:  # What had taken its place is gone, and so is it.
+                parent.hidden.add(name)
         directory = parent.directories.get(name)
         if directory is None:
             below = self._merged.lower_directories(parent, name) if name not in parent.hidden else []
-            directory = parent.directories[name] = Directory(f"{parent.path}/{name}", parent, below)
+            directory = self._merged.add(parent, name, below)
             self._merged.forget_ways()
         self._merged.make(directory)
         self._describe_directory(directory, member)
@@ -252,9 +270,9 @@ class _Unpacker:
             return
         parent.entries[name] = kind
         self._set_owner(path, member.uid, member.gid)
+        self._set_attributes(path, member)  # while an ordinary user may still write to it
         if kind is not Kind.LINK:
             os.chmod(path, member.mode & 0o7777)
-        self._set_attributes(path, member)
         time = _nanoseconds(member)
         os.utime(path, ns=(time, time), follow_symlinks=False)
 
@@ -268,6 +286,8 @@ class _Unpacker:
             os.unlink(f"{parent.path}/{name}")
         if parent.directories.pop(name, None) is not None or kind is Kind.LINK:
             self._merged.forget_ways()
+        else:
+            self._merged.replaced(f"{parent.path}/{name}")
 
     def _remove_own(self, directory: Directory) -> None:
         """Remove a directory of the tree, the deepest first."""
@@ -286,6 +306,8 @@ class _Unpacker:
 
     def _file(self, archive: tarfile.TarFile, path: str, member: tarfile.TarInfo) -> None:
         left = member.size
+        if left < 0:
+            raise ImageError(f"{member.name!r} has {left:,} bytes", kind="ImageUnpack")
         self.size += left
         if self.size > self._limits.max_bytes:
             raise ImageError(
@@ -310,6 +332,7 @@ class _Unpacker:
     def _sparse(self, archive: tarfile.TarFile, descriptor: int, member: tarfile.TarInfo) -> None:
         content = archive.extractfile(member)
         assert content is not None
+        self._headers.in_content()
         at = 0
         while piece := content.read(_BLOCK):
             if piece.count(0) != len(piece):
@@ -359,13 +382,16 @@ class _Unpacker:
     def _device(self, path: str, member: tarfile.TarInfo) -> bool:
         if member.ischr() and member.devmajor == member.devminor == 0:
             raise ImageError(f"{member.name!r} is the device 0:0, which would hide a file", kind="ImageUnpack")
+        if not (0 <= member.devmajor <= MAX_MAJOR and 0 <= member.devminor <= MAX_MINOR):
+            number = f"{member.devmajor}:{member.devminor}"
+            raise ImageError(f"{member.name!r} is the device {number}, which there cannot be", kind="ImageUnpack")
         if not self._is_root:
             self._note(f"{member.name!r} is a device, which only root can make")
             return False
         kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
         try:
             os.mknod(path, kind | 0o600, os.makedev(member.devmajor, member.devminor))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             self._note(f"the device {member.name!r} cannot be made: {error}")
             return False
         return True
@@ -381,10 +407,13 @@ class _Unpacker:
             if not key.startswith(_ATTRIBUTE):
                 continue
             attribute = key.removeprefix(_ATTRIBUTE)
-            if attribute.startswith(("user.overlay.", "trusted.overlay.")):
+            if attribute.startswith(_OVERLAY):
                 raise ImageError(
                     f"{member.name!r} has the attribute {attribute!r}, which is the kernel's", kind="ImageUnpack"
                 )
+            if attribute.startswith(_TRUSTED):
+                self._note(f"{member.name!r} has the attribute {attribute!r}, which is left out")
+                continue
             try:
                 os.setxattr(path, attribute, text.encode("utf-8", "surrogateescape"), follow_symlinks=False)
             except OSError as error:

@@ -73,7 +73,9 @@ def descendants(init: int) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     for name in os.listdir("/proc"):
         if name.isdigit() and (status := _status(f"/proc/{name}/stat")) is not None:
-            state, parent = status
+            state, parent, threads = status
+            if state == "Z" and threads > 1:
+                state = "R"  # Its first thread has ended, and others run.
             children.setdefault(parent, []).append((int(name), state))
             if int(name) == init:
                 found.append((init, state))
@@ -92,11 +94,11 @@ def _is_at_rest(pid: int) -> bool:
     return all(status is None or status[0] in "TtZX" for status in states)
 
 
-def _status(path: str) -> tuple[str, int] | None:
-    """The state and the parent of a process."""
+def _status(path: str) -> tuple[str, int, int] | None:
+    """The state, the parent and the number of threads of a process."""
     try:
         with open(path, "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return fields[0].decode(), int(fields[1])
+    return fields[0].decode(), int(fields[1]), int(fields[17])

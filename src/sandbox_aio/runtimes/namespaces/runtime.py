@@ -225,6 +225,7 @@ class NamespacesRuntime:
                 return probe.explain(answer, self._state.path)
             if files.give_up_mapping(layer):
                 files.owner = self._ids.share().uid
+                await asyncio.to_thread(self._state.open_layers)
 
     async def _trial(self, ids: IdMap) -> dict[str, Any]:
         id = str(uuid.uuid4())
@@ -391,7 +392,8 @@ class NamespacesRuntime:
             overlays = await asyncio.to_thread(self._files.overlays, sandbox.spec.base, sandbox.spec.layers)
             client = await self._keeper.client() if sandbox.state == "running" else None
             directory = self._state.sandbox(id)
-            return await capture(directory, overlays, sandbox.ids, layer / "tree", client=client, id=id)
+            offset = sandbox.ids.uid - self._files.owner if sandbox.ids.count > 1 else 0
+            return await capture(directory, overlays, layer / "tree", offset=offset, client=client, id=id)
 
     async def stop(self, id: str) -> None:
         """Kill every process of a sandbox and keep its files. Nothing happens when it does not run, or is unknown.

@@ -88,10 +88,18 @@ class StateDirectory:
             raise
 
     def _make_sandboxes(self) -> None:
-        """Make the directories that a sandbox's root may search; that of the state keeps everybody else out."""
-        for directory in (self.sandboxes, self.layers):
+        """Make the directory that a sandbox's root may search, and that of the layers.
+
+        What belongs to root in a layer belongs to the host's root too, set-user-id programs among it: nobody else may
+        get there, whoever may search the state directory.
+        """
+        for directory, mode in ((self.sandboxes, 0o711), (self.layers, 0o700)):
             directory.mkdir(exist_ok=True)
-            directory.chmod(0o711)
+            directory.chmod(mode)
+
+    def open_layers(self) -> None:
+        """Let a sandbox's root search the layers though their ids are not mapped. They belong to no user then."""
+        self.layers.chmod(0o711)
 
     def try_lock(self) -> bool:
         """Take the lock for this process, if it has it not yet, and tell whether it has it now. Raises OSError."""

@@ -236,6 +236,8 @@ class _Zygote:
                 else:
                     sandbox.kills.append(seq)
                     self._kill(sandbox)
+            case "init":
+                self._answer(seq, init=self._sandboxes[str(message["id"])].init)
             case "freeze":
                 frozen = self._sandboxes[str(message["id"])]
                 frozen.freeze(time.monotonic())
