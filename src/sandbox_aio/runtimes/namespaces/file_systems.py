@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["FileSystems"]
 
 _LAYER_ID: Final = re.compile(r"[0-9]{1,9}")
+MAX_KNOWN: Final = 1024
+"""Pairs of a target and layers of which it is remembered which of them have it."""
 
 
 class FileSystems:
@@ -45,6 +47,7 @@ class FileSystems:
         self._skeleton = Path()
         self._host: tuple[Overlay, ...] = ()
         self._unmapped: frozenset[str] = frozenset()
+        self._shelved: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
         self.owner: int = 0
 
     @property
@@ -55,6 +58,7 @@ class FileSystems:
     def open(self) -> None:
         """Read what is known of the directories that were named. Raises RuntimeFailure."""
         self._directories = open_snapshots(self._wanted)
+        self._shelved.clear()
 
     def build(self) -> None:
         """Make the skeleton of `host` if it is not there. Blocks. Raises OSError."""
@@ -91,7 +95,7 @@ class FileSystems:
         return Layer(path=str(self._state.layers), mapped=self.owner == 0) if layers else None
 
     def overlays(self, base: str | None, layers: tuple[str, ...]) -> tuple[Overlay, ...]:
-        """Return the file systems of a sandbox. Looks at every layer."""
+        """Return the file systems of a sandbox. Looks at every layer, the first time that it meets just these."""
         if base is None:
             below: tuple[Overlay, ...] = (Overlay(target="", layers=(), upper="upper", work="work"),)
         else:
@@ -103,11 +107,24 @@ class FileSystems:
 
     def _stack(self, overlay: Overlay, layers: tuple[str, ...]) -> Overlay:
         """Lay, over what an overlay has, what the layers have in the same place."""
-        ways = [f"{layer}/tree/{overlay.target}".rstrip("/") for layer in layers]
-        shelved = tuple(way for way in ways if (self._state.layers / way).is_dir())
         return Overlay(
-            target=overlay.target, layers=overlay.layers, upper=overlay.upper, work=overlay.work, shelved=shelved
+            target=overlay.target,
+            layers=overlay.layers,
+            upper=overlay.upper,
+            work=overlay.work,
+            shelved=self._having(overlay.target, layers),
         )
+
+    def _having(self, target: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+        """Where the layers have a directory, in those that have it. Remembered: no layer changes, no id comes again."""
+        known = self._shelved.get((target, layers))
+        if known is None:
+            ways = [f"{layer}/tree/{target}".rstrip("/") for layer in layers]
+            known = tuple(way for way in ways if (self._state.layers / way).is_dir())
+            if len(self._shelved) >= MAX_KNOWN:
+                self._shelved.clear()
+            self._shelved[target, layers] = known
+        return known
 
     def mount_points(self, base: str | None) -> Mapping[str, int]:
         """What a sandbox must be given to mount on, by name and mode; only `host` has all of it."""

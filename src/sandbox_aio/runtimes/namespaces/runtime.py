@@ -245,7 +245,7 @@ class NamespacesRuntime:
             self._state.discard(directory)
             self._clean_up()
 
-    async def _preparation(
+    def _preparation(
         self,
         base: str | None,
         layers: tuple[str, ...],
@@ -256,7 +256,7 @@ class NamespacesRuntime:
         return Preparation(
             sandboxes=str(self._state.sandboxes),
             ids=ids,
-            overlays=await asyncio.to_thread(self._files.overlays, base, layers),
+            overlays=self._files.overlays(base, layers),
             shelf=self._files.shelf(layers),
             cgroup_files=cgroup_files,
             profile=profile,
@@ -322,7 +322,7 @@ class NamespacesRuntime:
         That the next one is of the same snapshot as the last is a guess; a wrong one costs time, and nothing else.
         """
         if (client := self._keeper.present) is not None:
-            preparation = attrs.asdict(await self._preparation(base, layers, self._ids.next))
+            preparation = attrs.asdict(self._preparation(base, layers, self._ids.next))
             with contextlib.suppress(RuntimeFailure):  # Then the next start takes longer.
                 await client.request("prepare", preparation=preparation)
 
@@ -361,7 +361,7 @@ class NamespacesRuntime:
             groups = await asyncio.to_thread(
                 self._cgroups.make, spec.id, cpu_millicores=spec.cpu_millicores, mem_bytes=spec.mem_bytes
             )
-        preparation = await self._preparation(spec.base, spec.layers, sandbox.ids, groups, spec.profile)
+        preparation = self._preparation(spec.base, spec.layers, sandbox.ids, groups, spec.profile)
         plan = attrs.asdict(BootPlan(id=spec.id, hostname=spec.hostname, preparation=preparation))
         with (
             handover.listener(self._state.daemon_socket(spec.id)) as listener,
@@ -389,7 +389,7 @@ class NamespacesRuntime:
         """Copy what a sandbox has changed into a layer: see `Runtime.capture`."""
         sandbox = self._known(id)
         async with sandbox.changing:
-            overlays = await asyncio.to_thread(self._files.overlays, sandbox.spec.base, sandbox.spec.layers)
+            overlays = self._files.overlays(sandbox.spec.base, sandbox.spec.layers)
             client = await self._keeper.client() if sandbox.state == "running" else None
             directory = self._state.sandbox(id)
             offset = sandbox.ids.uid - self._files.owner if sandbox.ids.count > 1 else 0
