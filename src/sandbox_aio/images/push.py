@@ -7,13 +7,12 @@ import contextlib
 import hashlib
 import json
 import secrets
-import threading
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from ..removal import remove_tree
-from ..shielding import shielded
+from ..shielding import in_thread, shielded
 from .errors import ImageError
 from .gzip_writer import GzipWriter
 from .known_blobs import KnownBlob, known_blobs, remember
@@ -24,6 +23,7 @@ from .registry import Registry
 from .upload import Uploads
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
@@ -149,15 +149,7 @@ class _Push:
 
     async def _send(self, id: str) -> KnownBlob:
         path = self._folder / id
-        stop = threading.Event()
-        packing = asyncio.create_task(asyncio.to_thread(self._pack, id, path, stop))
-        try:
-            await asyncio.wait([packing])
-        finally:
-            stop.set()
-            await shielded(asyncio.wait([packing]))
-            packing.exception()  # It is looked at, even if nobody waits for the result any more.
-        blob = packing.result()
+        blob = await in_thread(lambda stop: self._pack(id, path, stop))
         if not await self.uploads.has(blob.digest):
             self._bytes_total += blob.size
             self._report()
