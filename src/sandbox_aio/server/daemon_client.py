@@ -36,7 +36,7 @@ class DaemonClient:
     def __init__(self, address: DaemonAddress) -> None:
         base = "http://sandbox" if address.path is not None else f"http://{address.host}:{address.port}"
         self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=address.path),
+            transport=httpx.AsyncHTTPTransport(uds=address.path, verify=False),  # Plain HTTP: no certificates to load.
             base_url=base,
             headers={"x-sandbox-secret": address.secret},
             timeout=TIMEOUT,
