@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import tarfile
@@ -19,7 +20,6 @@ import attrs
 from ..shielding import in_thread, shielded
 from .compression import CHUNK, MAGIC, StoppableReader, TarStream, is_compressed
 from .errors import ImageError
-from .layers import LayerInfo
 from .manifest import (
     MAX_IMAGE_LAYERS,
     ImageConfig,
@@ -29,16 +29,18 @@ from .manifest import (
     parse_config,
     parse_manifest,
 )
-from .pulled import PulledImage
+from .stacking import Stacking
 from .tar_headers import BoundedInfo, HeaderStream
-from .unpack import Unpacked, UnpackLimits, unpack_layer
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
 
     from .compression import Reader
     from .layers import LayerStore
+    from .pulled import PulledImage
+    from .unpack import UnpackLimits
 
 __all__ = ["import_archive"]
 
@@ -73,40 +75,11 @@ async def import_archive(
 
 async def _import(archive: _Archive, store: LayerStore, limits: UnpackLimits, pins: set[str]) -> PulledImage:
     digest, config, parts = await shielded(asyncio.to_thread(archive.describe))
-    ids: list[str] = []
-    size, notes = 0, list[str]()
+    stacking = Stacking(archive.name, store, limits, pins)
     for part, chain in zip(parts, chain_ids(config.diff_ids), strict=True):
-        below = [store.tree(id) for id in ids]
-
-        async def make(
-            draft: Path, part: _Part = part, chain: str = chain, below: list[Path] = below, used: int = size
-        ) -> LayerInfo:
-            room = attrs.evolve(limits, max_bytes=limits.max_bytes - used)
-            unpacked = await in_thread(
-                lambda stop: archive.unpack(part, draft / "tree", below, room, store.owner, stop)
-            )
-            return LayerInfo(
-                chain_id=chain,
-                diff_id=part.diff_id,
-                size_bytes=unpacked.size_bytes,
-                entries=unpacked.entries,
-                notes=unpacked.notes,
-            )
-
-        id = await store.ensure(chain, make, pins)
-        info = store.describe(id)
-        size += info.size_bytes
-        notes += info.notes
-        if size > limits.max_bytes:
-            raise ImageError(
-                f"{archive.name} holds more than the {limits.max_bytes:,} bytes that the snapshot may: raise "
-                "fs_capacity_bytes",
-                kind="ImageTooLarge",
-            )
-        ids.insert(0, id)
-    return PulledImage(
-        reference=archive.name, digest=digest, config=config, layers=tuple(ids), size_bytes=size, notes=tuple(notes)
-    )
+        name = f"the layer {part.member[-71:]} of {archive.name}"
+        await stacking.add(chain, part.diff_id, name, functools.partial(archive.fetch, part.member))
+    return stacking.image(digest, config)
 
 
 class _Archive:
@@ -188,23 +161,9 @@ class _Archive:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         return digest, config, [_Part(str(one), id) for one, id in zip(layers, config.diff_ids, strict=True)]
 
-    def unpack(
-        self,
-        part: _Part,
-        tree: Path,
-        below: list[Path],
-        limits: UnpackLimits,
-        owner: int,
-        stop: threading.Event,
-    ) -> Unpacked:
-        """Unpack a layer, and see that it is the one that it should be."""
-        name = f"the layer {part.member[-71:]} of {self.name}"
-        with self._open(part.member) as file:
-            source = StoppableReader(file, stop)
-            unpacked = unpack_layer(source, tree, below, limits=limits, owner=owner, name=name)
-        if unpacked.diff_id != part.diff_id:
-            raise ImageError(f"{name} unpacks to {unpacked.diff_id}, and should to {part.diff_id}", kind="ImageUnpack")
-        return unpacked
+    async def fetch(self, name: str) -> Callable[[], IO[bytes]]:
+        """What opens a member. Does not block."""
+        return functools.partial(self._open, name)
 
     def _open(self, name: str) -> IO[bytes]:
         member = self._members.get(name)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from ..shielding import in_thread, shielded
-from .compression import StoppableReader
+from ..shielding import shielded
 from .errors import ImageError
-from .known_blobs import KnownBlob, remember
-from .layers import LayerInfo
+from .known_blobs import KnownBlob
 from .manifest import Manifest, chain_ids, choose_platform, parse_config, parse_manifest
-from .pulled import Progress, PulledImage
+from .pulled import Progress
 from .registry import Registry
-from .unpack import OVERHEAD, Unpacked, UnpackLimits, unpack_layer
+from .stacking import Stacking
+from .unpack import OVERHEAD
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
     from types import TracebackType
@@ -27,9 +26,11 @@ if TYPE_CHECKING:
     from .download import BlobStore
     from .layers import LayerStore
     from .manifest import Descriptor, ImageConfig
+    from .pulled import PulledImage
     from .reference import ImageReference
+    from .unpack import UnpackLimits
 
-__all__ = ["pull", "unpack_file"]
+__all__ = ["pull"]
 
 AT_ONCE: Final = 4
 """Layers of one image that are downloaded at once."""
@@ -100,58 +101,27 @@ class _Pull:
         missing = [layer for layer, chain in zip(manifest.layers, chains, strict=True) if not self._store.find(chain)]
         self._total = len(manifest.layers)
         self._bytes_total = sum({layer.digest: layer.size for layer in missing}.values())
-        if self._bytes_total > self._limits.max_bytes + OVERHEAD:  # Before it has filled the disk.
-            raise too_large(str(self._reference), self._limits)
-        ids: list[str] = []
-        size, notes = 0, list[str]()
+        stacking = Stacking(str(self._reference), self._store, self._limits, self._pins)
+        stacking.require_room(self._bytes_total - OVERHEAD)  # Before it has filled the disk.
         wanted = Counter(layer.digest for layer in manifest.layers)
         async with self._downloads:
             for layer in missing:
                 self._downloads.begin(layer)
             for layer, chain, diff_id in zip(manifest.layers, chains, config.diff_ids, strict=True):
                 self._report()
-                id = await self._layer(layer, chain, diff_id, ids, size)
-                info = self._store.describe(id)
-                size += info.size_bytes
-                notes += info.notes
-                if size > self._limits.max_bytes:
-                    raise too_large(str(self._reference), self._limits)
-                ids.insert(0, id)
+                name = f"the layer {layer.digest[:19]} of {self._reference}"
+                blob = KnownBlob.of(layer, diff_id, self._place)
+                await stacking.add(chain, diff_id, name, functools.partial(self._fetch, layer), blob)
                 self._done += 1
                 wanted[layer.digest] -= 1
                 if not wanted[layer.digest]:
                     await self._downloads.release(layer)
         self._report()
-        return PulledImage(
-            reference=str(self._reference),
-            digest=digest,
-            config=config,
-            layers=tuple(ids),
-            size_bytes=size,
-            notes=tuple(notes),
-        )
+        return stacking.image(digest, config)
 
-    async def _layer(self, layer: Descriptor, chain: str, diff_id: str, below: Sequence[str], used: int) -> str:
-        lowers = [self._store.tree(id) for id in below]
-
-        async def make(draft: Path) -> LayerInfo:
-            path = await self._downloads.get(layer)
-            name = f"the layer {layer.digest[:19]} of {self._reference}"
-            limits = UnpackLimits(max_bytes=self._limits.max_bytes - used, max_entries=self._limits.max_entries)
-            unpacked = await unpack_file(path, draft, lowers, limits=limits, owner=self._store.owner, name=name)
-            if unpacked.diff_id != diff_id:
-                raise ImageError(f"{name} unpacks to {unpacked.diff_id}, and should to {diff_id}", kind="ImageUnpack")
-            if (blob := KnownBlob.of(layer, diff_id, self._place)) is not None:
-                await shielded(asyncio.to_thread(remember, draft, blob))
-            return LayerInfo(
-                chain_id=chain,
-                diff_id=diff_id,
-                size_bytes=unpacked.size_bytes,
-                entries=unpacked.entries,
-                notes=unpacked.notes,
-            )
-
-        return await self._store.ensure(chain, make, self._pins)
+    async def _fetch(self, layer: Descriptor) -> Callable[[], IO[bytes]]:
+        path = await self._downloads.get(layer)
+        return lambda: path.open("rb", buffering=0)
 
     def _count(self, size: int) -> None:
         self._bytes_done += size
@@ -215,24 +185,3 @@ class _Downloads:
             path = await holding.__aenter__()
             self._held[layer.digest] = holding
             return path
-
-
-def too_large(image: str, limits: UnpackLimits) -> ImageError:
-    """What is said of an image that there is no room for."""
-    return ImageError(
-        f"{image} holds more than the {limits.max_bytes:,} bytes that the snapshot may: raise fs_capacity_bytes",
-        kind="ImageTooLarge",
-    )
-
-
-async def unpack_file(
-    path: Path, draft: Path, lowers: Sequence[Path], *, limits: UnpackLimits, owner: int, name: str
-) -> Unpacked:
-    """Unpack a file in a thread. Cancellation: stops it, and waits for its end, so that the draft can be removed."""
-
-    def work(stop: threading.Event) -> Unpacked:
-        with path.open("rb", buffering=0) as file:
-            source = StoppableReader(file, stop)
-            return unpack_layer(source, draft / "tree", lowers, limits=limits, owner=owner, name=name)
-
-    return await in_thread(work)
