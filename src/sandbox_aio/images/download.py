@@ -38,7 +38,7 @@ _RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)", re.ASCI
 
 
 class BlobStore:
-    """The blobs of one directory. One process at a time uses it, in one event loop; its pushes pack in it.
+    """The blobs of one directory. One process at a time uses it, in one event loop; `scratch` makes directories in it.
 
     Who needs a blob holds it; when nobody does any more it is removed. What was half downloaded stays for the next try,
     also of a later server, until `sweep`.
@@ -56,7 +56,7 @@ class BlobStore:
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in list(self.directory.iterdir()):
-            if path.is_dir():  # what a push had packed
+            if path.is_dir():  # what `scratch` made
                 remove_tree(str(path))
             elif path.suffix != ".part":
                 path.rename(path.with_name(f"{path.name}.part"))

@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ..removal import remove_tree
 from ..shielding import in_thread, shielded
 from .errors import ImageError
 from .gzip_writer import GzipWriter
@@ -20,11 +18,12 @@ from .manifest import OCI_CONFIG, OCI_MANIFEST, Descriptor, write_config
 from .pack import pack_layer
 from .pulled import Progress
 from .registry import Registry
+from .scratch import scratch
 from .upload import Uploads
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from .access import Credentials, RegistryAccess
@@ -53,8 +52,7 @@ async def push(
     """Make an OCI image of layers of the store, their ids the topmost first, and return the digest of its manifest.
 
     Equal layers and configurations give the same digest. `config.diff_ids` are not looked at. `work` is where some
-    layers are at a time, compressed: the directory of a `BlobStore`, which removes what a killed server leaves there.
-    The caller keeps the layers from being discarded.
+    layers are at a time, compressed: see `scratch`. The caller keeps the layers from being discarded.
     Raises ImageError; OSError when the disk is full or fails. Cancellation: the registry may have some of the layers;
     there is no manifest for them.
     """
@@ -64,7 +62,7 @@ async def push(
         raise ImageError(f"nothing can be pushed to {reference}: the snapshot has no layers", kind="ImageExport")
     async with (
         Registry(reference.registry, access, credentials, kind="ImageExport") as registry,
-        _directory(work) as folder,
+        scratch(work, "push") as folder,
     ):
         pushing = _Push(registry, reference, store, folder, len(layers), progress)
         blobs = await pushing.layers(layers)
@@ -176,14 +174,3 @@ class _Push:
                 doing="pushing",
             )
         )
-
-
-@contextlib.asynccontextmanager
-async def _directory(work: Path) -> AsyncIterator[Path]:
-    """A directory for this push alone, gone with the block."""
-    folder = work / f"push-{secrets.token_hex(8)}"
-    try:
-        await shielded(asyncio.to_thread(folder.mkdir, 0o700))
-        yield folder
-    finally:
-        await shielded(asyncio.to_thread(remove_tree, str(folder)))

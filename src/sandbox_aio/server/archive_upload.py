@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from typing import TYPE_CHECKING
 
-from sandbox_aio.removal import remove_tree
+from sandbox_aio.images.scratch import scratch
 from sandbox_aio.shielding import shielded
 
 from .errors import ApiError
@@ -25,16 +24,12 @@ async def received(pieces: AsyncIterator[bytes], work: Path, max_bytes: int) -> 
 
     Raises ApiError 413 for more than `max_bytes`, and 507 when the disk is full or fails. Cancellation leaves nothing.
     """
-    folder = work / f"import-{secrets.token_hex(8)}"
-    try:
-        await shielded(asyncio.to_thread(folder.mkdir, 0o700))
+    async with scratch(work, "import") as folder:
         try:
             await _write(pieces, folder / "archive", max_bytes)
         except OSError as error:
             raise ApiError(507, "InsufficientStorage", f"the server's disk: {error}") from error
         yield folder / "archive"
-    finally:
-        await shielded(asyncio.to_thread(remove_tree, str(folder)))
 
 
 async def _write(pieces: AsyncIterator[bytes], target: Path, max_bytes: int) -> None:

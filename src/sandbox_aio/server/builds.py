@@ -18,6 +18,7 @@ import attrs
 
 from sandbox_aio.images.archive import import_archive
 from sandbox_aio.images.errors import ImageError
+from sandbox_aio.images.scratch import scratch
 from sandbox_aio.images.unpack import OVERHEAD, UnpackLimits
 
 from .creation import check_fields, structure_body
@@ -147,27 +148,27 @@ class Builds:
         capacity: int,
         pins: set[str],
     ) -> PulledImage:
-        """Bring an image that was built in a builder into the store. `work`: a directory for a file.
+        """Bring an image that was built in a builder into the store. `work`: see `scratch`.
 
         Raises ImageError, ApiError; OSError when the disk is full or fails.
         """
         archive = f"{STORE}/image-{secrets.token_hex(6)}.tar"
-        target = work / f"built-{secrets.token_hex(8)}"
         _, address = await self._sandboxes.daemon(sandbox.id)
-        try:
-            async with DaemonClient(address) as daemon:
-                code, output = await daemon.run(
-                    ["buildah", "push", "-q", image, f"oci-archive:{archive}"], timeout=EXPORT_TIMEOUT
-                )
-                if code:
-                    raise ImageError(f"the image {image!r} cannot be taken out: {output[-500:]}", kind="ImageExport")
-                await daemon.read(archive, target, max_bytes=capacity + OVERHEAD)
+        async with scratch(work, "built") as folder:
+            target = folder / "archive"
+            try:
+                async with DaemonClient(address) as daemon:
+                    code, output = await daemon.run(
+                        ["buildah", "push", "-q", image, f"oci-archive:{archive}"], timeout=EXPORT_TIMEOUT
+                    )
+                    if code:
+                        message = f"the image {image!r} cannot be taken out: {output[-500:]}"
+                        raise ImageError(message, kind="ImageExport")
+                    await daemon.read(archive, target, max_bytes=capacity + OVERHEAD)
+            except DaemonError as error:
+                raise ImageError(str(error), kind="ImageExport") from error
             limits = UnpackLimits(max_bytes=capacity)
             return await import_archive(target, store=store, limits=limits, pins=pins, name="the built image")
-        except DaemonError as error:
-            raise ImageError(str(error), kind="ImageExport") from error
-        finally:
-            target.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the timers."""
