@@ -17,7 +17,7 @@ from starlette.routing import Route
 from . import views
 from .creation import parse_create
 from .errors import ApiError
-from .paging import SortKey, paginate
+from .paging import has_labels, ordering, paginate
 from .queries import parameter, query, values
 from .registry_routes import RegistryRoutes
 from .sandbox import Sandbox, Status
@@ -128,7 +128,7 @@ class ControlPlane:
 
     async def list_sandboxes(self, request: Request) -> Response:
         asked = query(request)
-        key, descending = _order(asked)
+        key, descending = ordering(asked, _SORT_KEYS, by=asked.get("sort_by", "created_at"))
         if "status" in asked and asked["status"] not in list(Status):
             raise ApiError(400, "InvalidRequest", f"status must be one of {', '.join(Status)}")
         labels = values(request, "label")
@@ -217,24 +217,7 @@ def _matches(sandbox: Sandbox, query: dict[str, str], labels: list[str]) -> bool
     status = query.get("status")
     if (status is not None and sandbox.status != status) or query.get("name_contains", "") not in sandbox.name:
         return False
-    for label in labels:
-        key, equals, value = label.partition("=")
-        has = sandbox.settings.labels.get(key)
-        if has is None or (equals and has != value):
-            return False
-    return True
-
-
-def _order(query: dict[str, str]) -> tuple[Callable[[Sandbox], SortKey], bool]:
-    """How to sort, and whether downwards: by default the newest first."""
-    by = query.get("sort_by", "created_at")
-    if by not in _SORT_KEYS:
-        raise ApiError(400, "InvalidRequest", f"sort_by must be one of {', '.join(_SORT_KEYS)}")
-    order = query.get("sort_order") or query.get("sort_direction") or "desc"
-    if order not in ("asc", "desc"):
-        raise ApiError(400, "InvalidRequest", "sort_order must be asc or desc")
-    value = _SORT_KEYS[by]
-    return lambda sandbox: (value(sandbox), sandbox.id), order == "desc"
+    return has_labels(sandbox.settings.labels, labels)
 
 
 def _presented_key(request: Request) -> bytes:

@@ -1,17 +1,17 @@
-"""Which part of a collection a list answer holds. Wire protocol, sections 1.8, 1.10 and 1.15."""
+"""Which part of a collection a list answer holds, and in which order. Wire protocol, sections 1.8, 1.10 and 1.15."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 
 from .errors import ApiError
 
-__all__ = ["Page", "paginate"]
+__all__ = ["Page", "SortKey", "has_labels", "ordering", "paginate"]
 
 Item = TypeVar("Item")
 
@@ -24,6 +24,14 @@ SortKey = tuple[str | int, str]
 """What items are ordered by, and the item's id, which makes the order total."""
 
 
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Identified = TypeVar("Identified", bound=_Identified)
+
+
 @attrs.frozen(kw_only=True)
 class Page(Generic[Item]):
     """One answer's items. `next_cursor` is None and `next_offset` 0 after the last."""
@@ -31,6 +39,32 @@ class Page(Generic[Item]):
     items: Sequence[Item]
     next_cursor: str | None
     next_offset: int
+
+
+def has_labels(labels: Mapping[str, str], wanted: Iterable[str]) -> bool:
+    """Whether there is each of the labels that a query names, as `key` or as `key=value`."""
+    for label in wanted:
+        key, equals, value = label.partition("=")
+        has = labels.get(key)
+        if has is None or (equals and has != value):
+            return False
+    return True
+
+
+def ordering(
+    query: Mapping[str, str], keys: Mapping[str, Callable[[Identified], str | int]], *, by: str
+) -> tuple[Callable[[Identified], SortKey], bool]:
+    """How to sort by `by`, which the query names or does not, and whether downwards, as it does unless it says.
+
+    Raises ApiError 400.
+    """
+    if by not in keys:
+        raise ApiError(400, "InvalidRequest", f"sort_by must be one of {', '.join(keys)}")
+    order = query.get("sort_order") or query.get("sort_direction") or "desc"
+    if order not in ("asc", "desc"):
+        raise ApiError(400, "InvalidRequest", "sort_order must be asc or desc")
+    value = keys[by]
+    return lambda item: (value(item), item.id), order == "desc"
 
 
 def paginate(

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from . import views
 from .errors import ApiError
-from .paging import SortKey, paginate
+from .paging import has_labels, ordering, paginate
 from .queries import parameter, query, values
 from .snapshot import SnapshotStatus
 from .snapshot_requests import parse_capture, parse_create_snapshot, parse_import, parse_push, parse_tag
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from .paging import SortKey
     from .sandboxes import SandboxRegistry
     from .snapshot import Snapshot
     from .snapshots import SnapshotRegistry
@@ -73,7 +74,8 @@ class SnapshotRoutes:
 
     async def list(self, request: Request) -> Response:
         asked = query(request)
-        key, descending = _order(asked)
+        by = asked.get("sort_by")
+        key, descending = (_by_name, False) if by is None else ordering(asked, _SORT_KEYS, by=by)
         if "status" in asked and asked["status"] not in tuple(SnapshotStatus):
             raise ApiError(400, "InvalidRequest", f"status must be one of {', '.join(SnapshotStatus)}")
         if asked.get("created_by", "me") != "me":
@@ -120,22 +122,8 @@ def _matches(snapshot: Snapshot, asked: dict[str, str], labels: list[str]) -> bo
         return False
     if "status" in asked and snapshot.status != asked["status"]:
         return False
-    for label in labels:
-        key, equals, value = label.partition("=")
-        has = snapshot.labels.get(key)
-        if has is None or (equals and has != value):
-            return False
-    return True
+    return has_labels(snapshot.labels, labels)
 
 
-def _order(asked: dict[str, str]) -> tuple[Callable[[Snapshot], SortKey], bool]:
-    by = asked.get("sort_by")
-    if by is None:
-        return lambda snapshot: (snapshot.name, snapshot.id), False
-    if by not in _SORT_KEYS:
-        raise ApiError(400, "InvalidRequest", f"sort_by must be one of {', '.join(_SORT_KEYS)}")
-    order = asked.get("sort_order") or asked.get("sort_direction") or "desc"
-    if order not in ("asc", "desc"):
-        raise ApiError(400, "InvalidRequest", "sort_order must be asc or desc")
-    value = _SORT_KEYS[by]
-    return lambda snapshot: (value(snapshot), snapshot.id), order == "desc"
+def _by_name(snapshot: Snapshot) -> SortKey:
+    return snapshot.name, snapshot.id
