@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 
     from .snapshot import Snapshot
 
-__all__ = ["CreateRequest", "check_fields", "check_labels", "parse_create", "structure_body"]
+__all__ = [
+    "CreateRequest",
+    "RunConfigBody",
+    "check_environment",
+    "check_fields",
+    "check_labels",
+    "check_user",
+    "check_work_dir",
+    "is_uuid",
+    "parse_create",
+    "structure_body",
+]
 
 T = TypeVar("T")
 
@@ -106,7 +117,7 @@ class CreateRequest:
         millicores = self.cpu_millicores
         if millicores is None and self.vcpus is not None:
             millicores = round(self.vcpus * 1000)
-        run_config = self.run_config or RunConfigBody()
+        run_config = _run_config(self)
         return NewSandbox(
             name=self.name,
             snapshot=snapshot,
@@ -221,10 +232,11 @@ def _name(request: CreateRequest) -> str | None:
         return None
     if not NAME.fullmatch(request.name):
         return "must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -"
-    return "must not look like a UUID" if _is_uuid(request.name) else None
+    return "must not look like a UUID" if is_uuid(request.name) else None
 
 
-def _is_uuid(text: str) -> bool:
+def is_uuid(text: str) -> bool:
+    """Whether a name would be taken for an id."""
     try:
         UUID(text)
     except ValueError:
@@ -256,19 +268,24 @@ def check_labels(labels: Mapping[str, str] | None) -> str | None:
     return None
 
 
-def _work_dir(request: CreateRequest) -> str | None:
-    work_dir = request.run_config.work_dir if request.run_config else None
+def _run_config(request: CreateRequest) -> RunConfigBody:
+    return request.run_config or RunConfigBody()
+
+
+def check_work_dir(work_dir: str | None) -> str | None:
+    """What is wrong with a directory to run in, or None."""
     if work_dir is None:
         return None
     return None if work_dir.startswith("/") and "\0" not in work_dir else "must be an absolute path"
 
 
-def _user(request: CreateRequest) -> str | None:
-    user = request.run_config.user if request.run_config else None
+def check_user(user: str | None) -> str | None:
+    """What is wrong with a user to run as, or None."""
     return None if user is None or re.fullmatch(r"[\w.-]+(:[\w.-]+)?", user) else "must be user or user:group"
 
 
-def _environment(variables: Mapping[str, str] | None) -> str | None:
+def check_environment(variables: Mapping[str, str] | None) -> str | None:
+    """What is wrong with variables, or None."""
     for name, value in (variables or {}).items():
         if not name or "=" in name or "\0" in name + value:
             return "a name is not empty and has no '=', and neither name nor value has a NUL"
@@ -300,10 +317,10 @@ _CHECKS: Final[Sequence[tuple[str, Callable[[CreateRequest], str | None]]]] = (
     ("name", _name),
     ("snapshot", _one_snapshot),
     ("labels", _labels),
-    ("run_config.work_dir", _work_dir),
-    ("run_config.user", _user),
-    ("run_config.env_vars", lambda request: _environment(request.run_config.env_vars if request.run_config else None)),
-    ("env_vars", lambda request: _environment(request.env_vars)),
+    ("run_config.work_dir", lambda request: check_work_dir(_run_config(request).work_dir)),
+    ("run_config.user", lambda request: check_user(_run_config(request).user)),
+    ("run_config.env_vars", lambda request: check_environment(_run_config(request).env_vars)),
+    ("env_vars", lambda request: check_environment(request.env_vars)),
     ("timeout", _between("timeout", 0, MAX_TIMEOUT, "seconds")),
     ("idle_ttl_seconds", _between("idle_ttl_seconds", 0, float("inf"), "seconds")),
     ("delete_after_stop_seconds", _between("delete_after_stop_seconds", 0, MAX_DELETE_AFTER_STOP, "seconds")),

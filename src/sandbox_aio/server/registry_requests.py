@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 import attrs
 
-from .creation import check_fields, structure_body
+from .creation import check_fields, is_uuid, structure_body
 from .errors import ApiError, Detail, InvalidFieldsError
 from .registries import registry_host
 
@@ -59,11 +58,7 @@ def _name(request: RegistryChange) -> str | None:
         return None
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         return f"must be 1 to {MAX_NAME} printable characters"
-    try:
-        UUID(name)
-    except ValueError:
-        return None
-    return "must not look like a UUID"
+    return "must not look like a UUID" if is_uuid(name) else None
 
 
 def _url(request: RegistryChange) -> str | None:

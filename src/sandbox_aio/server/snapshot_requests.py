@@ -13,7 +13,15 @@ import attrs
 from sandbox_aio.images.errors import ImageError
 from sandbox_aio.images.reference import ImageReference
 
-from .creation import RunConfigBody, check_fields, check_labels, structure_body
+from .creation import (
+    RunConfigBody,
+    check_environment,
+    check_fields,
+    check_labels,
+    check_user,
+    check_work_dir,
+    structure_body,
+)
 from .errors import ApiError, Detail, InvalidFieldsError
 from .sandbox import RunConfig
 
@@ -236,15 +244,12 @@ def _description(request: Any) -> str | None:
 
 def _run_config(request: Any) -> str | None:
     config: RunConfigBody = request.run_config or RunConfigBody()
-    if config.work_dir is not None and (not config.work_dir.startswith("/") or "\0" in config.work_dir):
-        return "work_dir must be an absolute path"
-    if config.user is not None and not re.fullmatch(r"[\w.-]+(:[\w.-]+)?", config.user):
-        return "user must be user or user:group"
-    variables: Mapping[str, str] = config.env_vars or {}
-    for name, value in variables.items():
-        if not name or "=" in name or "\0" in name + value:
-            return "env_vars: a name is not empty and has no '=', and neither name nor value has a NUL"
-    return None
+    if wrong := check_work_dir(config.work_dir):
+        return f"work_dir {wrong}"
+    if wrong := check_user(config.user):
+        return f"user {wrong}"
+    wrong = check_environment(config.env_vars)
+    return f"env_vars: {wrong}" if wrong else None
 
 
 _COMMON: Final[Sequence[tuple[str, Callable[[Any], str | None]]]] = (
